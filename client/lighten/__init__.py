@@ -1,0 +1,1 @@
+"""Lighten's SDK."""

@@ -1,0 +1,1 @@
+"""Lighten's service: the control plane and its workers."""

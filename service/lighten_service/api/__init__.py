@@ -1,0 +1,1 @@
+"""The gRPC edge: thin servicers, validation, interceptors, the one error table."""

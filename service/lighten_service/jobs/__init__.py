@@ -1,0 +1,1 @@
+"""The domain: jobs, their rules, and the ports they need. Standard library and messages alone."""

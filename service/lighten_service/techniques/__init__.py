@@ -1,0 +1,1 @@
+"""One file a technique. Imported by workers alone."""

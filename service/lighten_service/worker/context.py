@@ -1,0 +1,96 @@
+"""What a running attempt offers to its parts: progress, warnings, cancellation, scratch."""
+
+import random
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import Protocol
+
+from lighten import v1 as pb
+
+from lighten_service.worker.data import Samples
+
+
+class Cancelled(BaseException):
+    """The job was cancelled or its worker fenced: unwind, clean up, say nothing.
+
+    Not an Exception, so that no handler in a library swallows it.
+    """
+
+
+class Reporter(Protocol):
+    """Takes what an attempt has to tell. Never blocks on the network; coalesces by itself."""
+
+    def send(self, event: pb.JobEvent) -> None:
+        """Queue an event; ``stage`` and one payload are set, the rest is left to the server."""
+        ...
+
+    def check(self) -> None:
+        """Raise Cancelled when the attempt shall stop. Cheap: call it in every loop."""
+        ...
+
+
+@dataclass
+class StepContext:
+    """What a technique gets beside the model and its parameters."""
+
+    stage: pb.Stage
+    reporter: Reporter
+    quantization: pb.QuantizationConfig
+    calibration: Samples | None
+    evaluation: Samples | None
+    scratch: Path
+    device: str
+    seed: int
+    # Share of the whole job that is done at the start and at the end of this stage.
+    fraction_start: float = 0.0
+    fraction_end: float = 1.0
+    warnings: list[pb.Warning] = field(default_factory=list)
+
+    def check(self) -> None:
+        """Raise Cancelled when the job shall stop."""
+        self.reporter.check()
+
+    def progress(self, done: int, total: int, unit: str) -> None:
+        """Report how far the stage is; also a point where it can be cancelled."""
+        self.check()
+        share = done / total if total else 0.0
+        fraction = self.fraction_start + (self.fraction_end - self.fraction_start) * share
+        self._send(
+            progress=pb.Progress(
+                stage=self.stage, done=done, total=total, unit=unit, fraction=min(fraction, 1.0)
+            )
+        )
+
+    def warn(self, reason: str, message: str) -> None:
+        """Record something that changes the result and is no error."""
+        warning = pb.Warning(reason=reason, message=message, step_id=self.stage.step_id)
+        self.warnings.append(warning)
+        self._send(warning=warning)
+
+    def log(self, message: str, level: pb.LogLevel.ValueType = pb.LOG_LEVEL_INFO) -> None:
+        self._send(log=pb.LogLine(level=level, message=message))
+
+    def metric(self, column: str, value: pb.MetricValue) -> None:
+        self._send(metric=pb.MetricReported(column=column, value=value))
+
+    def rng(self) -> random.Random:
+        """Return a generator seeded by the job's seed and the stage."""
+        return random.Random(f"{self.seed}/{self.stage.kind}/{self.stage.step_id}")
+
+    def timed(self, title: str) -> AbstractContextManager[None]:
+        """Report the stage as started, and as finished with its seconds unless it raises."""
+        return self._timed(title)
+
+    @contextmanager
+    def _timed(self, title: str) -> Iterator[None]:
+        self.check()
+        self._send(stage_started=pb.StageStarted(title=title))
+        began = monotonic()
+        yield
+        self._send(stage_finished=pb.StageFinished(seconds=monotonic() - began))
+
+    def _send(self, **payload: object) -> None:
+        self.reporter.send(pb.JobEvent(stage=self.stage, **payload))  # type: ignore[arg-type]
