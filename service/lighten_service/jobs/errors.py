@@ -29,6 +29,7 @@ class LightenError(Exception):
         retryable: the same request may succeed later.
         violations: fields at fault, empty where no field is.
         metadata: facts for programs.
+        stage: where in a job it arose, once that is known.
     """
 
     kind: pb.ErrorKind.ValueType = pb.ERROR_KIND_SYSTEM
@@ -52,13 +53,14 @@ class LightenError(Exception):
         self.retryable = self.retryable if retryable is None else retryable
         self.violations = tuple(violations) or ((Violation(field, message),) if field else ())
         self.metadata = dict(metadata or {})
+        self.stage: pb.Stage | None = None
 
     @property
     def field(self) -> str:
         """Path of the first field at fault, or an empty string."""
         return self.violations[0].field if self.violations else ""
 
-    def to_job_error(self, stage: pb.Stage | None = None, reference: str = "") -> pb.JobError:
+    def to_job_error(self, reference: str = "") -> pb.JobError:
         """Return the error as a job stores it."""
         return pb.JobError(
             reason=self.reason,
@@ -66,7 +68,7 @@ class LightenError(Exception):
             retryable=self.retryable,
             message=self.message,
             field=self.field,
-            stage=stage,
+            stage=self.stage,
             metadata=self.metadata,
             reference=reference,
         )
@@ -131,3 +133,9 @@ class Internal(LightenError):
     """A fault of Lighten's own. ``metadata["reference"]`` finds the traceback in the log."""
 
     kind = pb.ERROR_KIND_SYSTEM
+
+
+def invalid(reason: str, violations: Sequence[Violation]) -> InvalidArgument:
+    """Return the error for one or more fields at fault, its message naming each."""
+    message = "; ".join(f"{item.field}: {item.description}" for item in violations)
+    return InvalidArgument(reason, message, violations=violations)

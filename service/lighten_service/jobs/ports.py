@@ -7,7 +7,6 @@ from enum import Enum
 from typing import Literal, Protocol
 
 from lighten import v1 as pb
-
 from lighten_service.jobs.filter import Filter
 from lighten_service.jobs.record import Change, JobRecord
 
@@ -66,7 +65,7 @@ class JobStore(Protocol):
     ) -> list[JobRecord]:
         """Return matching jobs, newest first.
 
-        ``before`` is the (create time, job id) of the last job of the page before.
+        ``before`` is the (JobRecord.create_time, job id) of the last job of the page before.
         """
         ...
 
@@ -81,9 +80,10 @@ class JobStore(Protocol):
     async def update(self, job_id: str, decide: Decide) -> JobRecord:
         """Read, decide, and write with its events in one transaction, durably.
 
-        ``decide`` is pure; it may run more than once (a lost compare-and-set is tried again with
-        the newer record). It returns None to leave the job as it is, or raises to refuse; what it
-        raises reaches the caller and nothing is written. Returns the record as stored.
+        ``decide`` is pure, and quick: it runs on the store's thread, between others. It may run
+        more than once (a lost compare-and-set is tried again with the newer record). It returns
+        None to leave the job as it is, or raises to refuse; what it raises reaches the caller and
+        nothing is written. Returns the record as stored.
 
         Raises:
             NotFound: reason JOB_NOT_FOUND.
@@ -99,7 +99,7 @@ class JobStore(Protocol):
         ...
 
     async def first_retained(self, job_id: str) -> int:
-        """Return the sequence of the oldest event that is kept, 1 when nothing was removed."""
+        """Return the sequence from which on no event was removed: 1 when none was."""
         ...
 
     async def trim(self, finished_before: float) -> int:
@@ -164,7 +164,9 @@ class ObjectStore(Protocol):
         ...
 
     async def sign_get(self, uri: str, *, expires_seconds: int, audience: Audience) -> str:
-        """Return a URL that serves GET and HEAD with Range."""
+        """Return a URL that serves GET with Range. The local folder's serve HEAD too, S3's do not:
+        the method is part of the signature.
+        """
         ...
 
     async def sign_put(
@@ -236,6 +238,8 @@ class LaunchEnd(Enum):
     EXITED = "exited"
     CRASHED = "crashed"
     OUT_OF_MEMORY = "out_of_memory"
+    # Over resources.scratch_bytes.
+    OUT_OF_DISK = "out_of_disk"
     DISRUPTED = "disrupted"
     STOPPED = "stopped"
     START_FAILED = "start_failed"

@@ -56,6 +56,11 @@ class JobRecord:
     last_heartbeat: float | None = None
 
     @property
+    def create_time(self) -> float:
+        """When the job was created, as the store orders and filters it."""
+        return self.job.create_time.seconds + self.job.create_time.nanos / 1e9
+
+    @property
     def attempt(self) -> Attempt | None:
         """The current attempt, or None before the first."""
         return self.attempts[-1] if self.attempts else None

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -48,6 +48,8 @@ class StepContext:
     fraction_start: float = 0.0
     fraction_end: float = 1.0
     warnings: list[pb.Warning] = field(default_factory=list)
+    # What the stage did, for a person; told when it has finished.
+    summary: str = ""
 
     def check(self) -> None:
         """Raise Cancelled when the job shall stop."""
@@ -67,8 +69,9 @@ class StepContext:
     def warn(self, reason: str, message: str) -> None:
         """Record something that changes the result and is no error."""
         warning = pb.Warning(reason=reason, message=message, step_id=self.stage.step_id)
-        self.warnings.append(warning)
-        self._send(warning=warning)
+        if warning not in self.warnings:  # each pass over the data finds the same ones
+            self.warnings.append(warning)
+            self._send(warning=warning)
 
     def log(self, message: str, level: pb.LogLevel.ValueType = pb.LOG_LEVEL_INFO) -> None:
         self._send(log=pb.LogLine(level=level, message=message))
@@ -76,21 +79,22 @@ class StepContext:
     def metric(self, column: str, value: pb.MetricValue) -> None:
         self._send(metric=pb.MetricReported(column=column, value=value))
 
+    def artifact(self, artifact: pb.Artifact) -> None:
+        self._send(artifact=artifact)
+
     def rng(self) -> random.Random:
         """Return a generator seeded by the job's seed and the stage."""
         return random.Random(f"{self.seed}/{self.stage.kind}/{self.stage.step_id}")
 
-    def timed(self, title: str) -> AbstractContextManager[None]:
-        """Report the stage as started, and as finished with its seconds unless it raises."""
-        return self._timed(title)
-
     @contextmanager
-    def _timed(self, title: str) -> Iterator[None]:
+    def timed(self, title: str) -> Iterator[None]:
+        """Report the stage as started, and as finished with its seconds unless it raises."""
         self.check()
         self._send(stage_started=pb.StageStarted(title=title))
         began = monotonic()
         yield
-        self._send(stage_finished=pb.StageFinished(seconds=monotonic() - began))
+        seconds = monotonic() - began
+        self._send(stage_finished=pb.StageFinished(seconds=seconds, summary=self.summary))
 
     def _send(self, **payload: object) -> None:
         self.reporter.send(pb.JobEvent(stage=self.stage, **payload))  # type: ignore[arg-type]

@@ -1,0 +1,84 @@
+# `make help` lists what there is. Everything lives in .venv and .cache; nothing needs root.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+UV := $(BIN)/uv --no-config
+STUBS := client/lighten/v1
+PROTOS := $(wildcard protos/lighten/v1/*.proto)
+TESTS ?= tests
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow benchmark lint format types proto proto-check imports check \
+	lock baseline hooks clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: .venv/.ready ## Create the environment (downloads about 3 GB once, 6.4 GB on disk)
+
+.venv/.ready: requirements/uv.txt requirements/dev.txt pyproject.toml
+	@$(PYTHON) tools/check_platform.py
+	@echo "Creating .venv: PyTorch, AIMET, ONNX Runtime and tools from PyPI (about 3 GB, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.txt requirements/uv.txt
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: .venv/.ready ## Quantize MobileNetV2 end to end: S3, server, worker, CLI
+	@$(BIN)/python -m tools.demo
+
+test: .venv/.ready ## Pass the tests (about 10 minutes on 2 cores)
+	$(BIN)/pytest -m "not slow and not benchmark" $(TESTS)
+
+test-slow: .venv/.ready ## Pass the tests that take longer: real models, recovery, memory
+	$(BIN)/pytest -m "slow" $(TESTS)
+
+benchmark: .venv/.ready ## Print the figures that docs/benchmarks.md quotes
+	$(BIN)/python -m tests.benchmarks
+
+check: lint types proto-check imports ## Run every gate but the tests
+
+lint: .venv/.ready ## Check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/.ready ## Format code and protos
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+	$(BIN)/buf format -w protos
+
+types: .venv/.ready ## Check types (mypy --strict)
+	$(BIN)/mypy
+
+imports: .venv/.ready ## Check who may import whom
+	$(BIN)/lint-imports
+
+proto: .venv/.ready ## Generate the stubs from the protos
+	@rm -f $(STUBS)/*_pb2*.py*
+	@$(BIN)/python -m tools.generate_stubs client
+
+proto-check: .venv/.ready ## Lint the protos, compare with the baseline and with the stubs
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code protos
+	$(BIN)/buf breaking --against protos/baseline.binpb
+	$(BIN)/python -m tools.check_contract
+
+baseline: .venv/.ready ## Renew the contract's baseline (needs a CHANGELOG entry, see CONTRIBUTING)
+	$(BIN)/buf build -o protos/baseline.binpb
+	@sha256sum protos/baseline.binpb
+
+lock: .venv/.ready ## Lock the dependencies anew
+	@for set in "uv.in -o requirements/uv.txt" "--no-deps demo.in -o requirements/demo.txt"; do \
+		$(UV) pip compile --quiet --upgrade --generate-hashes --python-version 3.11 \
+		--python-platform x86_64-manylinux_2_34 --custom-compile-command "make lock" \
+		$$(echo $$set | sed 's#\([a-z]*\.in\)#requirements/\1#'); done
+	@$(UV) pip compile --quiet --upgrade --generate-hashes --python-version 3.11 \
+		--python-platform x86_64-manylinux_2_34 --custom-compile-command "make lock" \
+		--extra server --extra worker --extra dev pyproject.toml -o requirements/dev.txt
+
+hooks: .venv/.ready ## Install the pre-commit hooks
+	$(BIN)/pre-commit install
+
+clean: ## Remove the environment, caches and build outputs
+	rm -rf .venv .cache build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,1 @@
+"""How the CLI shows jobs, events and results."""

@@ -1,0 +1,76 @@
+"""A job as lines of text, for pipes and logs."""
+
+from collections.abc import Callable
+
+from lighten import v1 as pb
+from lighten.cli.render import text
+from lighten.cli.render.live import amount_done
+from lighten.cli.render.progress import JobProgress
+
+# A stage tells of its progress each time that another such share of it is done.
+_SHARE = 0.25
+
+
+class PlainView:
+    """Writes a line for what matters; progress only now and then."""
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self._write = write
+        self._progress = JobProgress()
+        self._told: dict[str, float] = {}
+
+    def open(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def plan(self, job: pb.Job) -> None:
+        self._progress.plan(job)
+
+    def event(self, event: pb.JobEvent) -> None:
+        self._progress.apply(event)
+        line = self._line(event)
+        if line:
+            time = event.time.ToDatetime().strftime("%H:%M:%S")
+            self._write(f"{time} {line}")
+
+    def reconnecting(self, message: str) -> None:
+        self._write(message)
+
+    def _line(self, event: pb.JobEvent) -> str:
+        stage = text.stage_name(event.stage)
+        match event.WhichOneof("payload"):
+            case "state_changed":
+                change = event.state_changed
+                return _joined(text.state_name(change.to), change.reason)
+            case "stage_started":
+                return _joined(stage, event.stage_started.title or "started")
+            case "stage_finished":
+                done = f"done in {text.seconds(event.stage_finished.seconds)}"
+                return _joined(stage, done, event.stage_finished.summary)
+            case "progress":
+                return self._progress_line(stage, event.progress)
+            case "metric":
+                value = event.metric.value
+                name = f"{event.metric.column} {text.metric_name(value.metric)}"
+                return f"{name}: {text.metric_value(value)} (n = {value.samples})"
+            case "warning":
+                return _joined("warning", event.warning.message)
+            case "log" if event.log.level >= pb.LOG_LEVEL_WARNING:
+                return _joined("log", event.log.message)
+        return ""
+
+    def _progress_line(self, stage: str, progress: pb.Progress) -> str:
+        share = progress.done / progress.total if progress.total else 0.0
+        if share < self._told.get(stage, 0.0) + _SHARE:
+            return ""
+        self._told[stage] = share
+        eta = ""
+        if progress.HasField("eta_seconds"):
+            eta = f"{text.seconds(progress.eta_seconds)} left"
+        return _joined(stage, amount_done(self._progress.stages[stage]), eta)
+
+
+def _joined(*parts: str) -> str:
+    return ": ".join(part for part in parts if part)

@@ -1,0 +1,156 @@
+"""What a finished job returned: the comparison, the checks, the artifacts, what to try next."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from lighten import v1 as pb
+from lighten.cli.render import text
+from lighten.cli.render.advice import advice
+
+Report = pb.ModelReport
+# A cell from the baseline's report and the column's own.
+Cell = Callable[[Report, Report], str]
+
+
+def render_result(job: pb.Job, files: Mapping[str, Path] | None = None) -> RenderableType:
+    """Return the whole report of a job that succeeded.
+
+    Args:
+        files: where each artifact lies on this machine, by its name; without it URIs are shown.
+    """
+    parts: list[RenderableType] = [comparison(job)]
+    if job.result.warnings:
+        parts.append(_warnings(job))
+    if job.result.checks:
+        parts.append(_checks(job))
+    parts.append(artifacts_table(job.result.artifacts, files))
+    parts.append(Text.assemble(("Next: ", "bold"), advice(job)))
+    return Group(*(item for part in parts for item in (part, Text())))
+
+
+def comparison(job: pb.Job) -> Table:
+    """Return FP32, naive and optimized side by side."""
+    result, types = job.result, type_name(job)
+    columns = [("FP32", result.baseline)]
+    if result.HasField("naive"):
+        columns.append((f"naive {types}", result.naive))
+    columns.append((f"optimized {types}", result.optimized))
+    table = Table(title=job.display_name or job.name, title_justify="left", header_style="bold")
+    table.add_column("")
+    for name, _ in columns:
+        table.add_column(name, justify="right")
+    for name, cell in _rows([report for _, report in columns]):
+        cells = [cell(result.baseline, report) for _, report in columns]
+        if any(cells):
+            table.add_row(name, *cells)
+    return table
+
+
+def type_name(job: pb.Job) -> str:
+    """Return ``INT8``, or ``W4A8`` where weights and activations differ."""
+    config = job.resolved_spec.plan.quantization
+    if not config.weights:
+        return ""
+    weights, activations = (_bits(item) for item in (config.weights, config.activations))
+    return f"INT{weights}" if weights == activations else f"W{weights}A{activations}"
+
+
+def artifacts_table(
+    artifacts: Sequence[pb.Artifact], files: Mapping[str, Path] | None = None
+) -> Table:
+    """Return the files of a job with size, digest and place."""
+    table = Table(title="Artifacts", title_justify="left", header_style="bold")
+    table.add_column("name")
+    table.add_column("size", justify="right")
+    table.add_column("SHA-256")
+    table.add_column("path" if files else "URI", overflow="fold")
+    for item in artifacts:
+        place = str(files[item.name]) if files and item.name in files else item.uri
+        table.add_row(item.name, text.size(item.bytes), item.sha256[:12], place)
+    return table
+
+
+def _rows(reports: list[Report]) -> list[tuple[str, Cell]]:
+    metrics = sorted({item.metric for report in reports for item in report.metrics})
+    rows = [(_metric_label(metric, reports), _metric_cell(metric)) for metric in metrics]
+    return [
+        *rows,
+        ("file size", _file_cell),
+        (
+            "weights",
+            lambda _, report: text.size(report.weight_bytes) if report.weight_bytes else "",
+        ),
+        ("parameters", lambda _, report: _count(report.parameters)),
+        ("MACs", lambda _, report: _count(report.macs)),
+        ("bit operations", lambda _, report: _count(report.bops)),
+        ("latency (median)", _latency_cell),
+    ]
+
+
+def _metric_label(metric: pb.Metric.ValueType, reports: list[Report]) -> str:
+    samples = {
+        item.samples for report in reports for item in report.metrics if item.metric == metric
+    }
+    label = text.metric_name(metric)
+    counts = ", ".join(str(count) for count in sorted(samples - {0}))
+    return f"{label} (n = {counts})" if counts else label
+
+
+def _metric_cell(metric: pb.Metric.ValueType) -> Cell:
+    def cell(_: Report, report: Report) -> str:
+        found = (item for item in report.metrics if item.metric == metric)
+        return next((text.metric_value(item) for item in found), "")
+
+    return cell
+
+
+def _file_cell(baseline: Report, report: Report) -> str:
+    if not report.file_bytes:
+        return ""
+    if report is baseline:
+        return text.size(report.file_bytes)
+    ratio = text.ratio(baseline.file_bytes, report.file_bytes, "smaller", "larger")
+    return _with_ratio(text.size(report.file_bytes), ratio)
+
+
+def _latency_cell(baseline: Report, report: Report) -> str:
+    if not report.HasField("latency"):
+        return ""
+    median = report.latency.median_seconds
+    if report is baseline:
+        return text.milliseconds(median)
+    ratio = text.ratio(baseline.latency.median_seconds, median, "faster", "slower")
+    return _with_ratio(text.milliseconds(median), ratio)
+
+
+def _with_ratio(value: str, ratio: str) -> str:
+    return f"{value} ({ratio})" if ratio else value
+
+
+def _count(value: int) -> str:
+    return text.amount(value) if value else ""
+
+
+def _bits(data_type: pb.DataType.ValueType) -> str:
+    return pb.DataType.Name(data_type).removeprefix("DATA_TYPE_INT")
+
+
+def _checks(job: pb.Job) -> Table:
+    table = Table.grid(padding=(0, 1))
+    for check in job.result.checks:
+        mark = ("✔", "green") if check.passed else ("✘", "red")
+        table.add_row(Text(*mark), Text(check.name), Text(check.detail, style="dim"))
+    return table
+
+
+def _warnings(job: pb.Job) -> RenderableType:
+    return Group(
+        *(
+            Text.assemble(("warning: ", "yellow"), item.message, (f" [{item.reason}]", "dim"))
+            for item in job.result.warnings
+        )
+    )

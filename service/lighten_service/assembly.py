@@ -1,0 +1,244 @@
+"""Builds the control plane from its settings, and takes it down in order."""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from lighten import v1 as pb
+from lighten_service.api.grpc_server import GrpcServer
+from lighten_service.api.optimization_servicer import OptimizationServicer, UseCases
+from lighten_service.api.worker_servicer import WorkerServicer
+from lighten_service.clock import SystemClock
+from lighten_service.jobs.capabilities import capabilities
+from lighten_service.jobs.create import CreatePolicy, JobCreator
+from lighten_service.jobs.files import FileService
+from lighten_service.jobs.lifecycle import Lifecycle, LifecycleOptions
+from lighten_service.jobs.ports import Clock, Executor, JobStore, ObjectStore
+from lighten_service.jobs.reconcile import Reconciler
+from lighten_service.jobs.references import References
+from lighten_service.jobs.resolve import ResourceDefaults
+from lighten_service.jobs.retention import Sweeper
+from lighten_service.jobs.retries import RetryPolicy
+from lighten_service.jobs.service import JobService
+from lighten_service.jobs.tokens import SECRET_NAME, TokenSigner, make_secret
+from lighten_service.jobs.transfers import Transfers
+from lighten_service.jobs.watch import WatchHub
+from lighten_service.objects.access import AccessPolicy
+from lighten_service.settings import Settings
+from lighten_service.storage_setup import host_and_port, open_storage
+from lighten_service.store import open_store
+from lighten_service.telemetry.metrics import Metrics
+
+_log = logging.getLogger(__name__)
+
+# Makes the executor once the address is known at which workers reach the server.
+ExecutorFactory = Callable[[Settings, str], Executor]
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where a server listens: ``host:port`` of gRPC, URLs of the other two."""
+
+    grpc: str
+    http: str
+    metrics: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What most of the server is built from."""
+
+    settings: Settings
+    clock: Clock
+    metrics: Metrics
+    store: JobStore
+    objects: ObjectStore
+
+
+class ControlPlane:
+    """A running server. Make it with ``open_control_plane``, which also takes it down."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        addresses: Addresses,
+        server: GrpcServer,
+        background: list[asyncio.Task[None]],
+    ) -> None:
+        self.addresses = addresses
+        self._settings = settings
+        self._server = server
+        self._background = background
+
+    async def run_until(self, stop: asyncio.Event) -> None:
+        """Return when ``stop`` is set; raise what a background task died of."""
+        waiting = asyncio.create_task(stop.wait())
+        try:
+            done, _ = await asyncio.wait(
+                {waiting, *self._background}, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                task.result()
+        finally:
+            waiting.cancel()
+
+    async def drain(self) -> None:
+        """Stop serving. Workers carry on. Again: nothing happens."""
+        await self._server.drain(self._settings.drain_seconds)
+
+
+@asynccontextmanager
+async def open_control_plane(
+    settings: Settings, make_executor: ExecutorFactory
+) -> AsyncIterator[ControlPlane]:
+    """Start everything, yield the server once it answers, and take it down at the end.
+
+    Raises:
+        OSError: a port is in use, or a folder cannot be written.
+        LightenError: store or storage cannot be opened.
+    """
+    async with AsyncExitStack() as stack:
+        yield await _open(settings, make_executor, stack)
+
+
+async def _open(
+    settings: Settings, make_executor: ExecutorFactory, stack: AsyncExitStack
+) -> ControlPlane:
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    clock, metrics = SystemClock(), Metrics()
+    metrics_server = metrics.serve(settings.bind, settings.metrics_port)
+    stack.push_async_callback(asyncio.to_thread, metrics_server.close)
+    store = await open_store(settings.database_url, clock=clock, metrics=metrics)
+    stack.push_async_callback(store.close)
+    objects, http = await stack.enter_async_context(open_storage(settings, store, metrics, clock))
+    parts = _Parts(settings, clock, metrics, store, objects)
+
+    server = GrpcServer(metrics)
+    port = server.bind(settings.bind, settings.port)
+    address = host_and_port(settings.bind, port)
+    executor = make_executor(settings, address)
+    lifecycle = await _lifecycle(parts, executor)
+    hub = WatchHub(store)
+    server.add(
+        OptimizationServicer(_use_cases(parts, executor, lifecycle, hub)),
+        _workers(parts, lifecycle),
+    )
+    background = await _start_background(parts, hub, stack)
+    reconciler = Reconciler(store=store, executor=executor, lifecycle=lifecycle, metrics=metrics)
+    await reconciler.start()
+    stack.push_async_callback(reconciler.close)
+    await server.start()
+    stack.push_async_callback(server.drain, settings.drain_seconds)
+    prometheus = f"http://{host_and_port(settings.bind, metrics_server.port)}"
+    addresses = Addresses(grpc=address, http=http, metrics=prometheus, pid=os.getpid())
+    return ControlPlane(settings, addresses, server, background)
+
+
+async def _lifecycle(parts: _Parts, executor: Executor) -> Lifecycle:
+    settings = parts.settings
+    return Lifecycle(
+        store=parts.store,
+        objects=parts.objects,
+        executor=executor,
+        signer=TokenSigner(await parts.store.secret(SECRET_NAME, make_secret)),
+        clock=parts.clock,
+        metrics=parts.metrics,
+        root_uri=settings.root_uri,
+        options=LifecycleOptions(
+            heartbeat_timeout=settings.heartbeat_timeout_seconds,
+            cancel_grace=settings.cancel_grace_seconds,
+            stop_grace=settings.kill_grace_seconds,
+            retry=RetryPolicy(first_pause=settings.retry_pause_seconds),
+        ),
+    )
+
+
+def _workers(parts: _Parts, lifecycle: Lifecycle) -> WorkerServicer:
+    transfers = Transfers(
+        lifecycle,
+        parts.objects,
+        parts.settings.root_uri,
+        expires_seconds=parts.settings.limits.url_expiry_seconds,
+    )
+    return WorkerServicer(lifecycle, transfers)
+
+
+def _use_cases(parts: _Parts, executor: Executor, lifecycle: Lifecycle, hub: WatchHub) -> UseCases:
+    settings, store, objects, clock = parts.settings, parts.store, parts.objects, parts.clock
+    limits = _limits(settings)
+    access = AccessPolicy(
+        settings.root_uri, s3_allowed=settings.project_access, file_roots=settings.file_roots
+    )
+    references = References(objects, access, max_files=settings.limits.max_input_files)
+    policy = CreatePolicy(
+        ResourceDefaults(**settings.defaults.model_dump()),
+        max_queued=settings.limits.max_queued_jobs,
+    )
+    return UseCases(
+        creator=JobCreator(store, references, executor.admit, policy, clock),
+        jobs=JobService(
+            store,
+            objects,
+            storage_root=settings.root_uri,
+            max_page_size=settings.limits.max_page_size,
+            clock=clock,
+        ),
+        files=FileService(
+            store, objects, storage_root=settings.root_uri, limits=limits, clock=clock
+        ),
+        store=store,
+        hub=hub,
+        capabilities=lambda: capabilities(
+            server_version=version("lighten"), limits=limits, workers=lifecycle.inventories
+        ),
+    )
+
+
+def _limits(settings: Settings) -> pb.Limits:
+    limits = settings.limits
+    return pb.Limits(
+        max_upload_bytes=limits.max_upload_bytes,
+        upload_expiry_seconds=limits.upload_expiry_seconds,
+        url_expiry_seconds=limits.url_expiry_seconds,
+        max_page_size=limits.max_page_size,
+        max_queued_jobs=limits.max_queued_jobs,
+    )
+
+
+async def _start_background(
+    parts: _Parts, hub: WatchHub, stack: AsyncExitStack
+) -> list[asyncio.Task[None]]:
+    listening = asyncio.Event()
+    tasks = [
+        asyncio.create_task(hub.run(listening), name="watch-hub"),
+        asyncio.create_task(_sweep_for_ever(parts), name="sweeper"),
+    ]
+
+    async def end() -> None:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    stack.push_async_callback(end)
+    await listening.wait()
+    return tasks
+
+
+async def _sweep_for_ever(parts: _Parts) -> None:
+    settings = parts.settings
+    sweeper = Sweeper(
+        parts.store,
+        parts.objects,
+        storage_root=settings.root_uri,
+        event_seconds=settings.retention.event_seconds,
+        upload_seconds=settings.limits.upload_expiry_seconds,
+        clock=parts.clock,
+    )
+    while True:
+        await asyncio.sleep(settings.retention.sweep_seconds)
+        await sweeper.sweep()

@@ -1,0 +1,127 @@
+"""Fills every default into a spec, so that later defaults never change old jobs."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from lighten import v1 as pb
+
+from lighten_service.jobs.support import ARRAY_FORMATS, LABELLED_ARRAY_FORMATS
+
+_FLOATS: Final = frozenset({FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT})
+_PIXEL_SCALE: Final = 1 / 255
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceDefaults:
+    """What the operator gives to a job that does not say what it needs."""
+
+    memory_bytes: int
+    scratch_bytes: int
+    queue_timeout_seconds: int
+    run_timeout_seconds: int
+
+
+def resolve(spec: pb.JobSpec, defaults: ResourceDefaults) -> pb.JobSpec:
+    """Return a copy with every default filled in. ``resolve(resolve(x))`` equals ``resolve(x)``.
+
+    ``metric`` stays unspecified where only the data can tell whether there are labels.
+    """
+    resolved = pb.JobSpec()
+    resolved.CopyFrom(spec)
+    for part in (resolved.plan.quantization, resolved.outputs, resolved.resources):
+        part.SetInParent()
+    for dataset in (resolved.calibration, resolved.evaluation):
+        if dataset.HasField("data"):
+            dataset.preprocessing.SetInParent()
+    _fill(resolved)
+    for dataset in (resolved.calibration, resolved.evaluation):
+        if dataset.HasField("data"):
+            _resolve_dataset(dataset)
+    _resolve_metric(resolved)
+    _resolve_steps(resolved.plan.steps.steps)
+    if not resolved.outputs.encodings:
+        resolved.outputs.encodings.append(pb.ENCODINGS_VERSION_2_0_0)
+    _resolve_resources(resolved.resources, defaults)
+    return resolved
+
+
+def _fill(message: Message) -> None:
+    """Set the ``default_value`` of every absent field, in this message and those inside it."""
+    for field in message.DESCRIPTOR.fields:
+        text = field.GetOptions().Extensions[pb.bounds].default_value
+        if text and not field.is_repeated and _is_absent(message, field):
+            setattr(message, field.name, _parse(field, text))
+    for field, value in message.ListFields():
+        if field.cpp_type != FieldDescriptor.CPPTYPE_MESSAGE:
+            continue
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            continue
+        for inner in value if field.is_repeated else (value,):
+            _fill(inner)
+
+
+def _is_absent(message: Message, field: Any) -> bool:
+    if field.has_presence:
+        return not message.HasField(field.name)
+    return bool(getattr(message, field.name) == field.default_value)
+
+
+def _parse(field: Any, text: str) -> Any:
+    if field.enum_type is not None:
+        return field.enum_type.values_by_name[text].number
+    if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
+        return text == "true"
+    if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
+        return text
+    return float(text) if field.cpp_type in _FLOATS else int(text)
+
+
+def _resolve_dataset(dataset: pb.Dataset) -> None:
+    """Set what depends on the format, and take back what does not apply to it."""
+    preprocessing = dataset.preprocessing
+    arrays = dataset.format in ARRAY_FORMATS
+    if not preprocessing.HasField("scale"):
+        preprocessing.scale = 1.0 if arrays else _PIXEL_SCALE
+    if arrays:
+        preprocessing.ClearField("color")
+        preprocessing.ClearField("layout")
+    if dataset.format not in LABELLED_ARRAY_FORMATS:
+        dataset.ClearField("label_key")
+
+
+def _resolve_metric(spec: pb.JobSpec) -> None:
+    labels_possible = (
+        spec.HasField("evaluation") and spec.evaluation.format != pb.DATASET_FORMAT_NPY
+    )
+    if spec.metric == pb.METRIC_UNSPECIFIED and not labels_possible:
+        spec.metric = pb.METRIC_SQNR
+
+
+def _resolve_steps(steps: Iterable[pb.Step]) -> None:
+    taken = {step.id for step in steps}
+    seen: Counter[str] = Counter()
+    for step in steps:
+        name = step.WhichOneof("technique") or ""
+        while not step.id:
+            seen[name] += 1
+            candidate = name if seen[name] == 1 else f"{name}_{seen[name]}"
+            if candidate not in taken:
+                step.id = candidate
+        if name == "calibrate" and step.calibrate.scheme != pb.RANGE_SCHEME_PERCENTILE:
+            step.calibrate.ClearField("percentile")
+
+
+def _resolve_resources(resources: pb.Resources, defaults: ResourceDefaults) -> None:
+    if not resources.HasField("memory_bytes"):
+        resources.memory_bytes = defaults.memory_bytes
+    if not resources.HasField("scratch_bytes"):
+        resources.scratch_bytes = defaults.scratch_bytes
+    if not resources.HasField("queue_timeout"):
+        resources.queue_timeout.CopyFrom(Duration(seconds=defaults.queue_timeout_seconds))
+    if not resources.HasField("run_timeout"):
+        resources.run_timeout.CopyFrom(Duration(seconds=defaults.run_timeout_seconds))

@@ -1,0 +1,14 @@
+"""Alembic's entry: runs the migrations on the connection that ``migrate`` hands over."""
+
+from alembic import context
+
+from lighten_service.store.schema import metadata
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    # SQLite changes a column by copying its table.
+    render_as_batch=True,
+)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,49 @@
+"""The columns that the optimized model is compared with: FP32 and naive INT8."""
+
+from lighten import v1 as pb
+
+from lighten_service.worker.columns import Column, measure
+from lighten_service.worker.context import StepContext
+from lighten_service.worker.data import Samples
+from lighten_service.worker.model import WorkingModel
+
+FP32 = "baseline"
+NAIVE = "naive"
+
+
+def measure_fp32(context: StepContext, model: WorkingModel, samples: Samples) -> Column:
+    """Evaluate the model as it came; its outputs are the reference of everything later."""
+    column = measure(context, FP32, model.predict, model.statistics(), samples, reference=None)
+    column.onnx = context.scratch / "fp32.onnx"
+    model.export_float(column.onnx)
+    return column
+
+
+def measure_naive(
+    context: StepContext,
+    model: WorkingModel,
+    samples: Samples,
+    calibration: Samples,
+    *,
+    fp32: Column,
+    qdq: bool,
+) -> Column:
+    """Quantize a copy with min-max ranges and folded batch norms, nothing else, and evaluate it."""
+    naive = model.copy()
+    try:
+        naive.fold_batch_norms()
+        naive.calibrate(
+            context.quantization,
+            pb.Calibrate(scheme=pb.RANGE_SCHEME_MIN_MAX),
+            lambda: (batch.inputs for batch in calibration.batches()),
+            on_batch=lambda _: context.check(),
+        )
+        column = measure(
+            context, NAIVE, naive.predict, naive.statistics(), samples, reference=fp32.recorded
+        )
+        if qdq:
+            column.onnx = context.scratch / "naive.qdq.onnx"
+            naive.export_qdq(column.onnx)
+        return column
+    finally:
+        naive.close()

@@ -1,0 +1,229 @@
+"""The working model of an ONNX upload, on aimet-onnx."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Self, TypeVar
+
+import onnx
+
+from lighten import v1 as pb
+from lighten_service.jobs.errors import FailedPrecondition, LightenError
+from lighten_service.worker.engines.onnx_layers import equalize, fold_batch_norms
+from lighten_service.worker.engines.onnx_normalise import normalise
+from lighten_service.worker.engines.onnx_providers import device_name, providers_for
+from lighten_service.worker.engines.onnx_sample import deviation, open_session, sample, settle_batch
+from lighten_service.worker.engines.onnx_simulation import Simulation
+from lighten_service.worker.formats.onnx_inputs import fix_inputs
+from lighten_service.worker.formats.onnx_runtime import GraphSession, short_reason
+from lighten_service.worker.formats.onnx_safety import load_onnx_model
+from lighten_service.worker.graphs.save import save_single_file
+from lighten_service.worker.graphs.statistics import graph_statistics
+from lighten_service.worker.model import Batch, Encoding, ModelStatistics, Outputs, WorkingModel
+
+# Largest share of the output's magnitude by which an exact rewrite may move it: rounding alone.
+_TOLERANCE = 1e-3
+# What AIMET raises about graphs and types that it cannot simulate.
+_AIMET_ERRORS = (RuntimeError, ValueError, KeyError, NotImplementedError, AssertionError)
+
+T = TypeVar("T")
+
+
+def open_onnx_model(
+    source: pb.ModelSource, path: Path, *, scratch: Path, device: str, seed: int
+) -> "OnnxModel":
+    """Load an upload and bring it into the form that AIMET reads well.
+
+    Args:
+        source: what the spec says about the model; its ``inputs`` are used.
+        path: the ``.onnx`` file, or the folder that holds it with its external data.
+        scratch: folder for temporary files.
+        device: ``cpu`` or ``cuda:N``; falls back to the CPU where ONNX Runtime has no CUDA.
+        seed: chooses the sample on which the rewritten graph is compared with the file.
+
+    Raises:
+        InvalidArgument: what `load_onnx_model` and `fix_inputs` raise; UNSUPPORTED_BATCH;
+            INVALID_MODEL where the model does not run.
+        FailedPrecondition: REWRITE_CHANGED_MODEL.
+    """
+    original = load_onnx_model(path)
+    inputs = fix_inputs(original, source.inputs)
+    providers = providers_for(device)
+    reference = settle_batch(original, inputs, scratch=scratch, providers=providers, seed=seed)
+    model = OnnxModel(normalise(original), inputs, scratch=scratch, device=device, seed=seed)
+    model.require_same(reference, "preparing the graph")
+    return model
+
+
+class OnnxModel(WorkingModel):
+    """A float ONNX graph, and its quantization simulation once it is calibrated."""
+
+    engine = pb.ENGINE_ONNX
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        inputs: tuple[pb.InputSpec, ...],
+        *,
+        scratch: Path,
+        device: str,
+        seed: int,
+    ) -> None:
+        self._model = model
+        self._inputs = inputs
+        self._parent = scratch
+        self._scratch = Path(tempfile.mkdtemp(prefix="onnx-", dir=scratch))
+        self._requested_device = device
+        self._providers = providers_for(device)
+        self._seed = seed
+        self._session: GraphSession | None = None
+        self._simulation: Simulation | None = None
+        self._encodings: tuple[Encoding, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[pb.InputSpec, ...]:
+        return self._inputs
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return tuple(output.name for output in self._model.graph.output)
+
+    @property
+    def device(self) -> str:
+        return device_name(self._float_session().provider, self._requested_device)
+
+    @property
+    def quantized(self) -> bool:
+        return self._simulation is not None
+
+    def copy(self) -> Self:
+        self._require_float()
+        model = onnx.ModelProto()
+        model.CopyFrom(self._model)
+        return type(self)(
+            model,
+            self._inputs,
+            scratch=self._parent,
+            device=self._requested_device,
+            seed=self._seed,
+        )
+
+    def predict(self, batch: Batch) -> Outputs:
+        if self._simulation is not None:
+            return self._simulation.predict(batch)
+        return self._float_session().predict(batch)
+
+    def statistics(self) -> ModelStatistics:
+        return graph_statistics(self._model, self._encodings)
+
+    def fold_batch_norms(self) -> int:
+        before = self._probe()
+        count = self._rewrite(fold_batch_norms)
+        self.require_same(before, "folding batch norms")
+        return count
+
+    def equalize(self, *, replace_relu6: bool) -> Mapping[str, float]:
+        return self._rewrite(lambda model: equalize(model, replace_relu6=replace_relu6))
+
+    def calibrate(
+        self,
+        quantization: pb.QuantizationConfig,
+        parameters: pb.Calibrate,
+        batches: Callable[[], Iterable[Batch]],
+        *,
+        on_batch: Callable[[int], None],
+    ) -> Mapping[str, float]:
+        self._require_float()
+        simulated = onnx.ModelProto()
+        simulated.CopyFrom(self._model)
+        folder = self._scratch / "simulation"
+        folder.mkdir(exist_ok=True)
+        try:
+            simulation = Simulation(
+                simulated, quantization, parameters, scratch=folder, providers=self._providers
+            )
+        except _AIMET_ERRORS as error:
+            raise FailedPrecondition(
+                "QUANTIZATION_REFUSED",
+                f"AIMET cannot simulate this model: {short_reason(error)}",
+                field="model.artifact",
+            ) from error
+        counts = simulation.calibrate(batches(), on_batch)
+        self._encodings = simulation.encodings()
+        self._simulation = simulation
+        return counts
+
+    def export_float(self, path: Path) -> None:
+        save_single_file(self._model, path)
+
+    def export_encodings(self, path: Path, version: pb.EncodingsVersion.ValueType) -> None:
+        self._calibrated().export_encodings(path, version)
+
+    def export_qdq(self, path: Path) -> None:
+        """See `WorkingModel.export_qdq`.
+
+        Raises:
+            FailedPrecondition: QDQ_NOT_RUNNABLE where ONNX Runtime does not load the graph.
+        """
+        save_single_file(self._calibrated().to_qdq(), path)
+        try:
+            for optimize in (False, True):
+                GraphSession(path, optimize=optimize)
+        except LightenError as error:
+            path.unlink()
+            raise FailedPrecondition(
+                "QDQ_NOT_RUNNABLE",
+                "ONNX Runtime cannot run the model with these widths; use INT8, or leave out the "
+                f"QDQ output: {short_reason(error.__cause__ or error)}",
+                field="plan.quantization",
+            ) from error
+
+    def encodings(self) -> tuple[Encoding, ...]:
+        self._calibrated()
+        return self._encodings
+
+    def close(self) -> None:
+        self._session = None
+        self._simulation = None
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def require_same(self, before: Outputs, what: str) -> None:
+        """Check that the float model still computes what it did.
+
+        Raises:
+            FailedPrecondition: REWRITE_CHANGED_MODEL.
+        """
+        moved = deviation(before, self._probe())
+        if moved > _TOLERANCE:
+            raise FailedPrecondition(
+                "REWRITE_CHANGED_MODEL",
+                f"{what} moved an output by {moved:.2g} of its magnitude",
+                field="model.artifact",
+            )
+
+    def _probe(self) -> Outputs:
+        return self._float_session().predict(sample(self._model, self._inputs, self._seed))
+
+    def _rewrite(self, change: Callable[[onnx.ModelProto], T]) -> T:
+        self._require_float()
+        self._session = None
+        return change(self._model)
+
+    def _float_session(self) -> GraphSession:
+        if self._session is None:
+            self._session = open_session(self._model, self._scratch, self._providers)
+        return self._session
+
+    def _require_float(self) -> None:
+        if self._simulation is not None:
+            raise FailedPrecondition(
+                "ALREADY_QUANTIZED", "this step needs the float model; put it before calibrate"
+            )
+
+    def _calibrated(self) -> Simulation:
+        if self._simulation is None:
+            raise FailedPrecondition(
+                "NOT_QUANTIZED", "there is no quantized model before calibrate"
+            )
+        return self._simulation

@@ -1,0 +1,25 @@
+"""Which device runs an ONNX graph."""
+
+import onnxruntime
+
+from lighten_service.worker.formats.onnx_runtime import CPU
+
+CUDA = "CUDAExecutionProvider"
+
+
+def providers_for(device: str) -> tuple[object, ...]:
+    """Return the execution providers for ``cpu`` or ``cuda:N``, the CPU last."""
+    kind, _, index = device.partition(":")
+    if kind == "cuda" and CUDA in onnxruntime.get_available_providers():
+        return ((CUDA, {"device_id": int(index or 0)}), CPU)
+    return (CPU,)
+
+
+def device_name(provider: str, requested: str) -> str:
+    """Return the device that a session's provider stands for, ``cuda:0 NVIDIA A10`` say."""
+    if provider != CUDA:
+        return "cpu"
+    import torch
+
+    index = int(requested.partition(":")[2] or 0)
+    return f"cuda:{index} {torch.cuda.get_device_name(index)}"

@@ -1,0 +1,270 @@
+"""The working model on aimet-torch: an architecture of a library, with weights of the caller."""
+
+import copy
+import gc
+import json
+import logging
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, Self
+
+import onnx
+import torch
+from aimet_torch.common.utils import AimetLogger
+from aimet_torch.quantsim import QuantizationSimModel
+from lighten import v1 as pb
+
+from lighten_service.jobs.errors import FailedPrecondition, InvalidArgument
+from lighten_service.worker.engines import torch_equalize, torch_export, torch_simulation
+from lighten_service.worker.engines.torch_prepare import (
+    Inputs,
+    example_inputs,
+    flatten_outputs,
+    prepare,
+    run,
+    torch_dtype,
+)
+from lighten_service.worker.formats.architecture import load_architecture_model
+from lighten_service.worker.graphs.clean import clean_qdq
+from lighten_service.worker.graphs.qdq import read_encodings
+from lighten_service.worker.graphs.save import save_single_file
+from lighten_service.worker.graphs.statistics import graph_statistics
+from lighten_service.worker.model import Batch, Encoding, ModelStatistics, Outputs, WorkingModel
+
+_INPUT_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
+_OUTPUT: Final = "output"
+# QuantizeLinear of older opsets has 8 bits alone.
+_NARROW_OPSET: Final = 21
+
+
+def open_torch_model(
+    spec: pb.JobSpec, artifact: Path, *, scratch: Path, device: str, seed: int
+) -> "TorchModel":
+    """Build, load and prepare the model of a resolved spec; see `open_model`.
+
+    Raises:
+        InvalidArgument: what `load_architecture_model` and `prepare` raise, or INVALID_INPUT_NAME.
+        FailedPrecondition: DEVICE_UNAVAILABLE.
+    """
+    AimetLogger.set_level_for_all_areas(logging.WARNING)
+    _set_up_device(device)
+    specs = tuple(spec.model.inputs)
+    _check_inputs(specs)
+    module = load_architecture_model(spec.model, artifact, seed=seed)
+    inputs = example_inputs(specs, seed=seed)
+    prepared = prepare(module, inputs)
+    outputs = flatten_outputs(run(prepared, inputs))
+    names = [_OUTPUT] if len(outputs) == 1 else [f"{_OUTPUT}_{i}" for i in range(len(outputs))]
+    signature = torch_export.Signature(
+        inputs=tuple(entry.name for entry in specs),
+        outputs=tuple(names),
+        opset=spec.outputs.opset or _NARROW_OPSET,
+    )
+    return TorchModel(
+        prepared.to(device), specs, signature, scratch=scratch, device=device, seed=seed
+    )
+
+
+class TorchModel(WorkingModel):
+    """A prepared torch module, and after calibration its simulation in the module's place."""
+
+    engine = pb.ENGINE_TORCH
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        inputs: tuple[pb.InputSpec, ...],
+        signature: torch_export.Signature,
+        *,
+        scratch: Path,
+        device: str,
+        seed: int,
+    ) -> None:
+        self._module = module
+        self._specs = inputs
+        self._signature = signature
+        self._scratch = scratch
+        self._device = device
+        self._seed = seed
+        self._folded: list[torch_equalize.FoldedPair] = []
+        self._sim: QuantizationSimModel | None = None
+        # The float graph of the simulation and its encodings; a simulation never changes.
+        self._exported: tuple[onnx.ModelProto, dict[str, Any]] | None = None
+
+    @property
+    def inputs(self) -> tuple[pb.InputSpec, ...]:
+        return self._specs
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return self._signature.outputs
+
+    @property
+    def device(self) -> str:
+        if self._device == "cpu":
+            return self._device
+        return f"{self._device} {torch.cuda.get_device_name(self._device)}"
+
+    @property
+    def quantized(self) -> bool:
+        return self._sim is not None
+
+    def copy(self) -> Self:
+        self._check_float()
+        other = copy.copy(self)
+        # Together, because the pairs hold layers of the module.
+        other._module, other._folded = copy.deepcopy((self._module, self._folded))
+        return other
+
+    def predict(self, batch: Batch) -> Outputs:
+        outputs = flatten_outputs(run(self._module, self._tensors(batch)))
+        arrays = (output.float().cpu().numpy() for output in outputs)
+        return dict(zip(self.output_names, arrays, strict=True))
+
+    def statistics(self) -> ModelStatistics:
+        return graph_statistics(self._graph(), self.encodings() if self.quantized else ())
+
+    def fold_batch_norms(self) -> int:
+        self._check_float()
+        pairs = torch_equalize.fold(self._module, self._example())
+        self._folded += pairs
+        return len(pairs)
+
+    def equalize(self, *, replace_relu6: bool) -> Mapping[str, float]:
+        self._check_float()
+        replaced = torch_equalize.replace_relu6(self._module) if replace_relu6 else 0
+        folded = self.fold_batch_norms()
+        layers = torch_equalize.equalize(self._module, self._example(), self._folded)
+        return {
+            "equalized_layers": layers,
+            "folded_batch_norms": folded,
+            "replaced_relu6": replaced,
+        }
+
+    def calibrate(
+        self,
+        quantization: pb.QuantizationConfig,
+        parameters: pb.Calibrate,
+        batches: Callable[[], Iterable[Batch]],
+        *,
+        on_batch: Callable[[int], None],
+    ) -> Mapping[str, float]:
+        self._check_float()
+        example = self._example()
+        sim = torch_simulation.simulate(
+            self._module, example, quantization, parameters, self._scratch
+        )
+        torch_simulation.calibrate(
+            sim, lambda: (self._tensors(batch) for batch in batches()), on_batch, example
+        )
+        self._sim, self._module, self._folded = sim, sim.model, []
+        return torch_simulation.count_quantizers(sim)
+
+    def export_float(self, path: Path) -> None:
+        save_single_file(self._graph(), path)
+
+    def export_encodings(self, path: Path, version: pb.EncodingsVersion.ValueType) -> None:
+        if version == pb.ENCODINGS_VERSION_2_0_0:
+            document = self._export()[1]
+        else:
+            _, document = torch_export.simulated_graph(
+                self._simulation(), self._example(), self._signature, self._scratch, version
+            )
+        path.write_text(json.dumps(document, indent=2) + "\n")
+
+    def export_qdq(self, path: Path) -> None:
+        model = torch_export.qdq_graph(
+            self._simulation(), self._example(), self._signature, self._scratch
+        )
+        clean_qdq(model)
+        save_single_file(model, path)
+
+    def encodings(self) -> tuple[Encoding, ...]:
+        graph, document = self._export()
+        return read_encodings(document, {tensor.name for tensor in graph.graph.initializer})
+
+    def close(self) -> None:
+        self._sim, self._exported, self._folded = None, None, []
+        self._module = torch.nn.Identity()
+        gc.collect()
+        if self._device != "cpu":
+            torch.cuda.empty_cache()
+
+    def _graph(self) -> onnx.ModelProto:
+        if self.quantized:
+            return self._export()[0]
+        return torch_export.float_graph(
+            self._module, self._example(), self._signature, self._scratch
+        )
+
+    def _export(self) -> tuple[onnx.ModelProto, dict[str, Any]]:
+        if self._exported is None:
+            self._exported = torch_export.simulated_graph(
+                self._simulation(),
+                self._example(),
+                self._signature,
+                self._scratch,
+                pb.ENCODINGS_VERSION_2_0_0,
+            )
+        return self._exported
+
+    def _simulation(self) -> QuantizationSimModel:
+        if self._sim is None:
+            raise FailedPrecondition(
+                "NOT_QUANTIZED",
+                "the model is not quantized; add a calibrate step to the plan",
+                field="plan.steps",
+            )
+        return self._sim
+
+    def _check_float(self) -> None:
+        if self.quantized:
+            raise FailedPrecondition(
+                "ALREADY_QUANTIZED",
+                "the step needs the float model; put it before calibrate",
+                field="plan.steps",
+            )
+
+    def _example(self) -> Inputs:
+        return example_inputs(self._specs, seed=self._seed, device=self._device)
+
+    def _tensors(self, batch: Batch) -> Inputs:
+        return tuple(
+            torch.as_tensor(batch[spec.name], dtype=torch_dtype(spec), device=self._device)
+            for spec in self._specs
+        )
+
+
+def _set_up_device(device: str) -> None:
+    if device == "cpu":
+        return
+    if not torch.cuda.is_available():
+        raise FailedPrecondition(
+            "DEVICE_UNAVAILABLE",
+            f"{device} was asked for and this worker has no usable GPU",
+            field="resources.gpus",
+        )
+    # The same job gives the same encodings: no search for the fastest kernel, no rounding to TF32.
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def _check_inputs(specs: tuple[pb.InputSpec, ...]) -> None:
+    if not specs:
+        raise InvalidArgument(
+            "MISSING_INPUTS",
+            "an architecture needs its inputs: a name and the shape of one sample for each",
+            field="model.inputs",
+        )
+    names = [spec.name for spec in specs]
+    for index, name in enumerate(names):
+        if not _INPUT_NAME.fullmatch(name) or name.startswith(_OUTPUT) or name in names[:index]:
+            raise InvalidArgument(
+                "INVALID_INPUT_NAME",
+                f"{name!r} cannot name an input: use letters, digits and _ . -, begin with a "
+                f"letter, not with {_OUTPUT!r}, and use each name once",
+                field=f"model.inputs[{index}].name",
+            )

@@ -1,0 +1,178 @@
+"""Quantization simulation with aimet-torch: inserting quantizers and choosing their ranges."""
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Final
+
+import torch
+from aimet_torch.quantization.affine import AffineQuantizerBase
+from aimet_torch.quantization.base import QuantizerBase
+from aimet_torch.quantsim import QuantizationSimModel
+from lighten import v1 as pb
+
+from lighten_service.jobs.errors import FailedPrecondition
+from lighten_service.worker import quantsim
+from lighten_service.worker.engines.torch_bias_range import make_room_for_biases
+from lighten_service.worker.engines.torch_prepare import Inputs
+from lighten_service.worker.engines.torch_reach import drop_unreached, reached_quantizers
+
+# What AIMET raises on graphs that it cannot follow and modules that it has no quantized form of.
+_BUILD_ERRORS: Final = (AssertionError, KeyError, NotImplementedError, RuntimeError, TypeError)
+_ACTIVATIONS: Final = (torch.nn.ReLU, torch.nn.ReLU6, torch.nn.Hardtanh)
+_DEPTHWISE: Final = (torch.nn.Conv1d, torch.nn.Conv2d)
+_LARGEST_SCALE: Final = 1e30
+_LISTED: Final = 10
+
+
+def simulate(
+    module: torch.nn.Module,
+    inputs: Inputs,
+    quantization: pb.QuantizationConfig,
+    parameters: pb.Calibrate,
+    scratch: Path,
+) -> QuantizationSimModel:
+    """Turn a float module, in place, into a simulation whose ranges are still to be chosen.
+
+    Raises:
+        FailedPrecondition: UNSUPPORTED_MODEL.
+    """
+    config = quantsim.config_file(quantization, scratch, pb.ENGINE_TORCH)
+    try:
+        sim = QuantizationSimModel(
+            module,
+            inputs,
+            quant_scheme=quantsim.scheme_name(parameters.scheme),
+            default_output_bw=quantsim.activation_bits(quantization),
+            default_param_bw=quantsim.weight_bits(quantization),
+            in_place=True,
+            config_file=str(config),
+        )
+    except _BUILD_ERRORS as error:
+        raise FailedPrecondition(
+            "UNSUPPORTED_MODEL",
+            f"aimet-torch cannot quantize this model: {error}",
+            field="model.architecture",
+        ) from error
+    percentile = quantsim.percentile_value(parameters)
+    if percentile is not None:
+        sim.set_percentile_value(percentile)
+    if not quantization.hardware_config:
+        remove_double_quantizers(sim)
+    return sim
+
+
+def remove_double_quantizers(sim: QuantizationSimModel) -> int:
+    """Leave one quantizer on each depthwise convolution with a ReLU or ReLU6; return how many went.
+
+    AIMET joins Conv + ReLU to one place of quantization except for depthwise convolutions, which
+    get a second one before the activation. That costs accuracy, and keeps runtimes from fusing
+    the two. Hardware configurations are left alone: they say what the hardware does.
+    """
+    removed = 0
+    for op in sim.connected_graph.ordered_ops:
+        conv = op.get_module()
+        followers = op.output_ops
+        if not _is_depthwise(conv) or len(followers) != 1 or len(op.outputs) != 1:
+            continue
+        activation = followers[0].get_module()
+        if isinstance(activation, _ACTIVATIONS) and activation.output_quantizers[0] is not None:
+            removed += conv.output_quantizers[0] is not None
+            conv.output_quantizers[0] = None
+    return removed
+
+
+def calibrate(
+    sim: QuantizationSimModel,
+    batches: Callable[[], Iterable[Inputs]],
+    on_batch: Callable[[int], None],
+    example: Inputs,
+) -> None:
+    """Choose all ranges in one pass over the batches.
+
+    Args:
+        sim: from `simulate`.
+        batches: begins a pass over the calibration data.
+        on_batch: called with the number of batches done; may raise to stop.
+        example: one sample.
+
+    Raises:
+        FailedPrecondition: EMPTY_CALIBRATION_DATA, NO_QUANTIZERS, UNCALIBRATED_QUANTIZERS or NON_FINITE_RANGES.
+    """
+    done = 0
+    reached: set[QuantizerBase] = set()
+
+    def observe(model: torch.nn.Module) -> None:
+        nonlocal done, reached
+        for inputs in batches():
+            # Every batch takes the same way through the model.
+            with reached_quantizers(sim) if not done else nullcontext(reached) as reached:
+                model(*inputs)
+            done += 1
+            on_batch(done)
+
+    sim.compute_encodings(observe)
+    if not done:
+        raise FailedPrecondition(
+            "EMPTY_CALIBRATION_DATA", "there is no calibration sample", field="calibration.data"
+        )
+    drop_unreached(sim, reached)
+    _check_counts(sim)
+    _check_ranges(sim)
+    make_room_for_biases(sim, example)
+
+
+def count_quantizers(sim: QuantizationSimModel) -> Mapping[str, float]:
+    """Return how many quantizers there are on weights and on activations."""
+    weights = activations = 0
+    for module in sim.qmodules():
+        weights += sum(q is not None for q in module.param_quantizers.values())
+        activations += sum(
+            q is not None for q in (*module.input_quantizers, *module.output_quantizers)
+        )
+    return {"weight_quantizers": weights, "activation_quantizers": activations}
+
+
+def _check_counts(sim: QuantizationSimModel) -> None:
+    counts = count_quantizers(sim)
+    missing = [name.replace("_", " ") for name, count in counts.items() if not count]
+    if missing:
+        raise FailedPrecondition(
+            "NO_QUANTIZERS",
+            f"AIMET found no place for {' and '.join(missing)} in this model, so nothing would be "
+            "quantized; try another hardware_config, or submit the model as ONNX",
+            field="plan.quantization",
+        )
+
+
+def _check_ranges(sim: QuantizationSimModel) -> None:
+    quantizers = list(sim.named_quantizers())
+    uncalibrated = [name for name, quantizer in quantizers if not quantizer.is_initialized()]
+    if uncalibrated:
+        raise FailedPrecondition(
+            "UNCALIBRATED_QUANTIZERS",
+            f"no value reached these quantizers during calibration: {_first(uncalibrated)}",
+            field="calibration.data",
+        )
+    infinite = [name for name, quantizer in quantizers if not _finite(quantizer)]
+    if infinite:
+        raise FailedPrecondition(
+            "NON_FINITE_RANGES",
+            f"NaN or infinity reached these quantizers during calibration: {_first(infinite)}; "
+            "check the scale, mean and std of the preprocessing",
+            field="calibration.preprocessing",
+        )
+
+
+def _finite(quantizer: AffineQuantizerBase) -> bool:
+    # AIMET turns an infinite range into a finite scale of about 1e36.
+    return bool((quantizer.get_scale() < _LARGEST_SCALE).all())
+
+
+def _is_depthwise(module: object) -> bool:
+    return isinstance(module, _DEPTHWISE) and 1 < module.groups == module.in_channels
+
+
+def _first(names: list[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more

@@ -1,0 +1,1 @@
+"""Reading models from files. Nothing here executes what a caller sends."""

@@ -1,0 +1,1 @@
+"""ONNX graphs as data: saving, counting, and reading and cleaning quantized ones."""

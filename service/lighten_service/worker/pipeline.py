@@ -1,0 +1,291 @@
+"""One attempt of one job: fetch, load, prepare, baseline, steps, evaluate, export, verify, publish.
+
+Each stage is a method of ``Pipeline``; ``run`` is their order.
+"""
+
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+
+import numpy as np
+from lighten import v1 as pb
+
+from lighten_service.jobs.errors import FailedPrecondition
+from lighten_service.techniques import run_step
+from lighten_service.techniques.base import NotApplicable
+from lighten_service.worker.baseline import measure_fp32, measure_naive
+from lighten_service.worker.columns import Column, measure
+from lighten_service.worker.context import Reporter, StepContext
+from lighten_service.worker.data import Samples
+from lighten_service.worker.datasets import open_dataset
+from lighten_service.worker.engines import open_model
+from lighten_service.worker.evaluation import check_outputs
+from lighten_service.worker.fetch import Fetched, fetch_inputs
+from lighten_service.worker.latency import measure_latency
+from lighten_service.worker.model import WorkingModel
+from lighten_service.worker.produce import write_outputs
+from lighten_service.worker.provenance import provenance
+from lighten_service.worker.publish import (
+    MANIFEST_FORMAT_VERSION,
+    Product,
+    publish_artifacts,
+    publish_manifest,
+)
+from lighten_service.worker.runtime import threads
+from lighten_service.worker.samples import Head
+from lighten_service.worker.session import Assignment, Session
+from lighten_service.worker.stages import Stages
+from lighten_service.worker.verify import verify
+
+OPTIMIZED = "optimized"
+# Samples on which the model is measured after each step; the last step is measured on all.
+STEP_SAMPLES = 256
+LATENCY_SECONDS = 10.0
+
+
+def run_attempt(assignment: Assignment, session: Session, reporter: Reporter, scratch: Path) -> str:
+    """Do the whole job and return the SHA-256 of the manifest that was uploaded last.
+
+    Raises:
+        LightenError: with the stage where it arose.
+        Cancelled: the attempt shall stop.
+    """
+    spec = assignment.resolved_spec
+    random.seed(spec.seed)
+    np.random.seed(spec.seed % 2**32)  # AIMET draws from the global generator
+    pipeline = Pipeline(assignment, session, _stages(spec, reporter, scratch), scratch)
+    try:
+        return pipeline.run()
+    finally:
+        pipeline.close()
+
+
+def _stages(spec: pb.JobSpec, reporter: Reporter, scratch: Path) -> Stages:
+    kinds = [
+        pb.Stage.KIND_FETCH,
+        pb.Stage.KIND_LOAD,
+        pb.Stage.KIND_PREPARE,
+        pb.Stage.KIND_BASELINE,
+        *[pb.Stage.KIND_STEP] * len(spec.plan.steps.steps),
+        pb.Stage.KIND_EVALUATE,
+        pb.Stage.KIND_EXPORT,
+        *([pb.Stage.KIND_VERIFY] if spec.outputs.verify else []),
+        pb.Stage.KIND_PUBLISH,
+    ]
+    return Stages(reporter, spec.plan.quantization, scratch, spec.seed, kinds)
+
+
+@dataclass
+class Pipeline:
+    """What one attempt knows so far."""
+
+    assignment: Assignment
+    session: Session
+    stages: Stages
+    scratch: Path
+    columns: dict[str, Column] = field(default_factory=dict)
+    steps: list[pb.StepReport] = field(default_factory=list)
+    _model: WorkingModel | None = None
+
+    @property
+    def spec(self) -> pb.JobSpec:
+        return self.assignment.resolved_spec
+
+    def run(self) -> str:
+        fetched = self._fetch()
+        model = self._model = self._load(fetched)
+        samples = self._samples()
+        self._prepare(model, samples)
+        self._baseline(model, samples)
+        for step in self.spec.plan.steps.steps:
+            self._step(model, step, samples)
+        self._evaluate(model, samples)
+        products, checks = self._export(model, samples)
+        return self._publish(fetched, products, checks)
+
+    def close(self) -> None:
+        """Free the model; the scratch folder belongs to the executor."""
+        if self._model is not None:
+            self._model.close()
+
+    def _fetch(self) -> Fetched:
+        with self.stages.enter(pb.Stage.KIND_FETCH, "Fetching inputs") as context:
+            return fetch_inputs(
+                context,
+                self.assignment.inputs,
+                self.session,
+                self.scratch / "inputs",
+                scratch_bytes=self.spec.resources.scratch_bytes,
+            )
+
+    def _load(self, fetched: Fetched) -> WorkingModel:
+        with self.stages.enter(pb.Stage.KIND_LOAD, "Loading model and data") as context:
+            for folder in ("model", "data"):
+                (self.scratch / folder).mkdir()
+            model = open_model(
+                self.spec,
+                fetched.paths["model.artifact"],
+                scratch=self.scratch / "model",
+                device="cuda:0" if self.spec.resources.gpus else "cpu",
+                seed=self.spec.seed,
+            )
+            self.stages.device = model.device
+            if self.spec.resources.gpus and not model.device.startswith("cuda"):
+                context.warn("RAN_ON_CPU", f"a GPU was asked for, the model runs on {model.device}")
+            for name in ("calibration", "evaluation"):
+                if self.spec.HasField(name):
+                    data = self._open(context, name, fetched.paths[f"{name}.data"], model)
+                    setattr(self.stages, name, data)
+            if self.stages.evaluation is None:
+                context.warn(
+                    "EVALUATED_ON_CALIBRATION_DATA",
+                    "there is no evaluation set: fidelity is measured on the calibration samples",
+                )
+        return model
+
+    def _open(self, context: StepContext, name: str, path: Path, model: WorkingModel) -> Samples:
+        return open_dataset(
+            getattr(self.spec, name),
+            path,
+            inputs=model.inputs,
+            class_names=self.spec.model.class_names,
+            scratch=self.scratch / "data",
+            field=name,
+            on_warning=context.warn,
+        )
+
+    def _samples(self) -> Samples:
+        samples = self.stages.evaluation or self.stages.calibration
+        if samples is None:
+            raise FailedPrecondition("NO_DATA", "the job has no samples", field="calibration")
+        return samples
+
+    def _prepare(self, model: WorkingModel, samples: Samples) -> None:
+        with self.stages.enter(pb.Stage.KIND_PREPARE, "Checking the model on a batch"):
+            for batch in Head(samples, 2).batches():
+                check_outputs(model.predict(batch.inputs), 0, batch.size)
+
+    def _baseline(self, model: WorkingModel, samples: Samples) -> None:
+        with self.stages.enter(pb.Stage.KIND_BASELINE, "Measuring FP32 and naive INT8") as context:
+            fp32 = measure_fp32(context, model, samples)
+            self.columns[fp32.name] = fp32
+            if not self.spec.skip_naive and self.stages.calibration is not None:
+                naive = measure_naive(
+                    context,
+                    model,
+                    samples,
+                    self.stages.calibration,
+                    fp32=fp32,
+                    qdq=self.spec.outputs.qdq_onnx,
+                )
+                self.columns[naive.name] = naive
+
+    def _step(self, model: WorkingModel, step: pb.Step, samples: Samples) -> None:
+        last = step == self.spec.plan.steps.steps[-1]
+        report = pb.StepReport(step=step, device=model.device)
+        with self.stages.enter(pb.Stage.KIND_STEP, step.id, step_id=step.id) as context:
+            began = monotonic()
+            try:
+                findings = run_step(context, model, step)
+            except NotApplicable as reason:
+                if step.if_not_applicable != pb.IF_NOT_APPLICABLE_SKIP_WITH_WARNING:
+                    raise FailedPrecondition(
+                        "STEP_NOT_APPLICABLE",
+                        f"step '{step.id}': {reason}. Remove the step, or set its "
+                        "if_not_applicable to SKIP_WITH_WARNING",
+                        field="plan.steps.steps",
+                    ) from reason
+                context.warn("STEP_SKIPPED", str(reason))
+                report.skipped, report.summary = True, str(reason)
+            else:
+                report.summary = findings.summary
+                report.findings.update(findings.values)
+            report.seconds = monotonic() - began
+            context.summary = report.summary
+            if not last:
+                column = self._measure(context, step.id, model, Head(samples, STEP_SAMPLES))
+                report.metrics.extend(column.metrics)
+                column.recorded.close()
+        self.steps.append(report)
+
+    def _evaluate(self, model: WorkingModel, samples: Samples) -> None:
+        title = "Measuring the optimized model"
+        with self.stages.enter(pb.Stage.KIND_EVALUATE, title) as context:
+            column = self._measure(context, OPTIMIZED, model, samples)
+            self.columns[OPTIMIZED] = column
+            self.steps[-1].metrics.extend(column.metrics)
+
+    def _measure(
+        self, context: StepContext, name: str, model: WorkingModel, samples: Samples
+    ) -> Column:
+        reference = self.columns["baseline"].recorded
+        return measure(
+            context, name, model.predict, model.statistics(), samples, reference=reference
+        )
+
+    def _export(
+        self, model: WorkingModel, samples: Samples
+    ) -> tuple[list[Product], list[pb.Check]]:
+        with self.stages.enter(pb.Stage.KIND_EXPORT, "Writing and timing models") as context:
+            products, exported = write_outputs(
+                context, model, self.spec.outputs, self.scratch / "artifacts"
+            )
+            optimized = self.columns[OPTIMIZED]
+            optimized.onnx = exported.qdq
+            self._time(context, samples)
+        if not self.spec.outputs.verify:
+            return products, []
+        with self.stages.enter(pb.Stage.KIND_VERIFY, "Running what was written") as context:
+            checks = verify(
+                context,
+                exported,
+                samples=samples,
+                fp32=self.columns["baseline"],
+                simulated=optimized,
+            )
+        return products, checks
+
+    def _time(self, context: StepContext, samples: Samples) -> None:
+        """Measure the latency of every column that has a file, in turns, one sample at a time."""
+        files = {name: one.onnx for name, one in self.columns.items() if one.onnx is not None}
+        feeds = next(iter(Head(samples, 1).batches(1))).inputs
+        latencies = measure_latency(
+            files,
+            feeds,
+            threads=threads(),
+            budget_seconds=LATENCY_SECONDS,
+            check=context.check,
+        )
+        for name, latency in latencies.items():
+            self.columns[name].latency = latency
+
+    def _publish(self, fetched: Fetched, products: list[Product], checks: list[pb.Check]) -> str:
+        with self.stages.enter(pb.Stage.KIND_PUBLISH, "Uploading artifacts") as context:
+            uri = self.assignment.attempt_uri
+            artifacts = publish_artifacts(context, self.session, uri, products)
+            result = pb.JobResult(
+                attempt=self.assignment.attempt,
+                steps=self.steps,
+                checks=checks,
+                artifacts=artifacts,
+                warnings=self.stages.warnings,
+                provenance=provenance(self.spec, self.stages.device, fetched.sha256),
+                metric=self._metric(),
+                # columns are named after the fields of JobResult
+                **{name: column.report() for name, column in self.columns.items()},
+            )
+            manifest = pb.Manifest(
+                format_version=MANIFEST_FORMAT_VERSION,
+                job=self.assignment.job,
+                attempt=self.assignment.attempt,
+                resolved_spec=self.spec,
+                result=result,
+            )
+            return publish_manifest(context, self.session, uri, manifest, self.scratch)
+
+    def _metric(self) -> pb.Metric.ValueType:
+        if self.spec.metric != pb.METRIC_UNSPECIFIED:
+            return self.spec.metric
+        labelled = self.stages.evaluation is not None and self.stages.evaluation.labelled
+        return pb.METRIC_TOP1 if labelled else pb.METRIC_SQNR

