@@ -26,8 +26,10 @@ Progress = Callable[[int, int | None], None]
 # Called between chunks and during pauses; what it raises ends the transfer.
 Check = Callable[[], None]
 
-_CONNECT_SECONDS = 10.0
-_READ_SECONDS = 30.0
+# For a connection, and for each send.
+_CONNECT_SECONDS = 20.0
+# Longest silence. A PUT is answered once the bytes are safe on a disk.
+_SILENCE_SECONDS = {"GET": 30.0, "PUT": 60.0}
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 10.0
 _RETRYABLE_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -347,9 +349,17 @@ def _request(
     method: str, url: str, headers: dict[str, str], body: _Slice | None = None
 ) -> "closing[urllib3.BaseHTTPResponse]":
     """Open a request; a response other than success is raised as TransferError."""
+    import urllib3
+
     with _network_errors():
         response = _pool().urlopen(
-            method, url, headers=headers, body=body, preload_content=False, redirect=False
+            method,
+            url,
+            headers=headers,
+            body=body,
+            preload_content=False,
+            redirect=False,
+            timeout=urllib3.Timeout(connect=_CONNECT_SECONDS, read=_SILENCE_SECONDS[method]),
         )
         if response.status not in (200, 201, 204, 206):
             with closing(response):
@@ -398,9 +408,4 @@ def _size_mismatch(expected: int, actual: int) -> TransferError:
 def _pool() -> "urllib3.PoolManager":
     import urllib3
 
-    return urllib3.PoolManager(
-        timeout=urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS),
-        retries=False,
-        blocksize=CHUNK_BYTES,
-        maxsize=8,
-    )
+    return urllib3.PoolManager(retries=False, blocksize=CHUNK_BYTES, maxsize=8)

@@ -1,7 +1,6 @@
 """Builds the control plane from its settings, and takes it down in order."""
 
 import asyncio
-import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -31,9 +30,7 @@ from lighten_service.objects.access import AccessPolicy
 from lighten_service.settings import Settings
 from lighten_service.storage_setup import host_and_port, open_storage
 from lighten_service.store import open_store
-from lighten_service.telemetry.metrics import Metrics
-
-_log = logging.getLogger(__name__)
+from lighten_service.telemetry.metrics import Metrics, MetricsServer
 
 # Makes the executor once the address is known at which workers reach the server.
 ExecutorFactory = Callable[[Settings, str], Executor]
@@ -111,7 +108,7 @@ async def _open(
 ) -> ControlPlane:
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     clock, metrics = SystemClock(), Metrics()
-    metrics_server = metrics.serve(settings.bind, settings.metrics_port)
+    metrics_server = _serve_metrics(metrics, settings)
     stack.push_async_callback(asyncio.to_thread, metrics_server.close)
     store = await open_store(settings.database_url, clock=clock, metrics=metrics)
     stack.push_async_callback(store.close)
@@ -137,6 +134,14 @@ async def _open(
     prometheus = f"http://{host_and_port(settings.bind, metrics_server.port)}"
     addresses = Addresses(grpc=address, http=http, metrics=prometheus, pid=os.getpid())
     return ControlPlane(settings, addresses, server, background)
+
+
+def _serve_metrics(metrics: Metrics, settings: Settings) -> MetricsServer:
+    try:
+        return metrics.serve(settings.bind, settings.metrics_port)
+    except OSError as error:
+        address = host_and_port(settings.bind, settings.metrics_port)
+        raise OSError(f"Prometheus' port cannot listen on {address}: {error}") from error
 
 
 async def _lifecycle(parts: _Parts, executor: Executor) -> Lifecycle:

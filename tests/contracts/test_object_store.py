@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import threading
 import tracemalloc
 import uuid
 from collections.abc import AsyncIterator
@@ -390,6 +391,31 @@ async def test_s3_gone_for_seconds_is_only_slow(frail: SeaweedFS) -> None:
         assert (await head).bytes == len(content)
         assert (await write).bytes == 4
         assert start + await rest == content
+
+
+async def test_s3_gone_for_seconds_breaks_no_transfer(frail: SeaweedFS, tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(bytes(range(256)) * 4 * 8192)
+    outages = [threading.Event(), threading.Event()]
+
+    def outage(event: threading.Event) -> None:
+        if not event.is_set():
+            event.set()
+            frail.stop()
+            threading.Timer(1.0, frail.start).start()
+
+    async with s3_backend(frail, "transfers", retry_seconds=20) as backend:
+        uri = backend.root + "object"
+        put = await backend.store.sign_put(uri, max_bytes=2**30, **EXPIRY)
+        get = await backend.store.sign_get(uri, **EXPIRY)
+        await asyncio.to_thread(
+            transfer.upload, put, source, on_progress=lambda done, total: outage(outages[0])
+        )
+        await asyncio.to_thread(
+            transfer.download, get, target, on_progress=lambda done, total: outage(outages[1])
+        )
+    assert all(event.is_set() for event in outages)
+    assert target.read_bytes() == source.read_bytes()
 
 
 async def test_s3_gone_for_long_is_a_typed_error(frail: SeaweedFS) -> None:

@@ -15,14 +15,12 @@ from tests.support.seaweedfs import SeaweedFS
 BUCKET = "e2e"
 
 
-@pytest.fixture(scope="session")
-def bucket(seaweedfs: SeaweedFS, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A bucket with a model and data of each kind; returns its URI without a slash."""
-    folder = tmp_path_factory.mktemp("inputs")
+def fill_bucket(storage: SeaweedFS, folder: Path) -> str:
+    """Make a bucket with a model and data of each kind; return its URI without a slash."""
     client = Minio(
-        seaweedfs.endpoint.removeprefix("http://"),
-        access_key=seaweedfs.access_key,
-        secret_key=seaweedfs.secret_key,
+        storage.endpoint.removeprefix("http://"),
+        access_key=storage.access_key,
+        secret_key=storage.secret_key,
         secure=False,
     )
     client.make_bucket(BUCKET)
@@ -36,6 +34,11 @@ def bucket(seaweedfs: SeaweedFS, tmp_path_factory: pytest.TempPathFactory) -> st
     for file in files:
         client.fput_object(BUCKET, file.name, str(file))
     return f"s3://{BUCKET}"
+
+
+@pytest.fixture(scope="session")
+def bucket(seaweedfs: SeaweedFS, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return fill_bucket(seaweedfs, tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="session")

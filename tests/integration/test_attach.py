@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 from lighten import v1 as pb
 from lighten.v1.optimization_service_pb2_grpc import OptimizationServiceStub
 from lighten_service.assembly import open_control_plane
-from lighten_service.executors.local.cgroups import find_groups
+from lighten_service.executors.local.cgroups import find_parent
 from tests.support.scripted_server import executor_factory, settings_for
 from tests.support.specs import onnx_spec
 
@@ -63,6 +65,10 @@ async def bench(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator
         grpc.aio.insecure_channel(plane.addresses.grpc) as channel,
     ):
         yield Bench(OptimizationServiceStub(channel), tmp_path)
+        # Workers end a moment after their jobs.
+        async with asyncio.timeout(10):
+            while list(tmp_path.glob("data/workers/*/launch.json")):
+                await asyncio.sleep(0.02)
 
 
 def lines(events: list[pb.JobEvent], attempt: int) -> list[str]:
@@ -112,6 +118,16 @@ async def test_killed_worker_is_replaced_and_succeeds(bench: Bench) -> None:
     assert lines(events, 2) == ["line 1", "line 2", "line 3"]
 
 
+async def test_worker_that_is_asked_to_end_is_no_crash(bench: Bench) -> None:
+    pid = bench.folder / "pid"
+    name = await bench.create(f"pid={pid}@1 events=1 sleep=60@1")
+    await bench.until(name, "log")
+    os.kill(int(pid.read_text()), signal.SIGTERM)
+    job, _ = await bench.end(name)
+    assert job.state == pb.JOB_STATE_SUCCEEDED
+    assert (job.attempt, job.crashes, job.disruptions) == (2, 0, 1)
+
+
 async def test_crashes_beyond_max_retries_fail_the_job(bench: Bench) -> None:
     job, _ = await bench.end(await bench.create("kill9", max_retries=0))
     assert job.state == pb.JOB_STATE_FAILED
@@ -139,7 +155,7 @@ async def test_unforeseen_error_keeps_its_details_in_the_log(bench: Bench) -> No
 
 WATCHDOG_ALONE = {"use_cgroups": False}
 CGROUP_ALONE = {"use_cgroups": True, "memory_interval": 60.0}
-NO_CGROUPS = pytest.mark.skipif(find_groups() is None, reason="memory cgroups cannot be made here")
+NO_CGROUPS = pytest.mark.skipif(find_parent() is None, reason="memory cgroups cannot be made here")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Who may attach: tokens, identities and fencing, over the real WorkerService."""
 
 import asyncio
+import hashlib
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -88,17 +90,12 @@ async def test_same_instance_continues_its_attempt(edge: Edge) -> None:
     await again.say(1, 2, 3)
     while acked < 4:
         acked = (await again.say(4)).ack.counter
-    events = await edge.api.WatchJob(pb.WatchJobRequest(name=launch.name)).read()
     watch = edge.api.WatchJob(pb.WatchJobRequest(name=launch.name))
-    events = [(await watch.read()).event async for _ in _times(1 + 3 + 4)]
+    # The snapshot, three states, four lines.
+    events = [(await watch.read()).event for _ in range(1 + 3 + 4)]
     assert [event.log.message for event in events if event.HasField("log")] == [
         f"one {counter}" for counter in (1, 2, 3, 4)
     ]
-
-
-async def _times(count: int) -> AsyncIterator[int]:
-    for number in range(count):
-        yield number
 
 
 async def test_new_instance_fences_the_one_before(edge: Edge) -> None:
@@ -240,9 +237,6 @@ async def test_manifest_that_does_not_hold_is_no_success(edge: Edge, damage: str
 
 
 def _write_manifest(folder: Path, job: str, damage: str) -> str:
-    import hashlib
-    import json
-
     artifact = {"name": "a.bin", "bytes": "3" if damage != "size" else "4"}
     manifest = {
         "format_version": 1 if damage != "newer" else 2,

@@ -1,6 +1,7 @@
 """The ONNX engine with the real aimet-onnx and ONNX Runtime on small generated models."""
 
 import hashlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -34,12 +35,10 @@ Opener = Callable[..., OnnxModel]
 def open_model(tmp_path: Path) -> Iterator[Opener]:
     opened: list[OnnxModel] = []
 
-    def opener(proto: onnx.ModelProto, source: pb.ModelSource | None = None) -> OnnxModel:
+    def opener(proto: onnx.ModelProto, spec: pb.JobSpec | None = None) -> OnnxModel:
         file = tmp_path / f"upload{len(opened)}.onnx"
         onnx.save(proto, str(file))
-        model = open_onnx_model(
-            source or pb.ModelSource(), file, scratch=tmp_path, device="cpu", seed=0
-        )
+        model = open_onnx_model(spec or pb.JobSpec(), file, scratch=tmp_path, device="cpu", seed=0)
         opened.append(model)
         return model
 
@@ -175,16 +174,28 @@ def test_folding_keeps_the_function(open_model: Opener) -> None:
     assert model.fold_batch_norms() == 0
 
 
-def test_equalization_scales_and_keeps_the_function_of_folded_models(open_model: Opener) -> None:
-    model = open_model(zoo.relu_net())
+def test_equalization_scales_and_keeps_the_function(open_model: Opener) -> None:
+    model = open_model(zoo.relu_net(batch_norm=False))
     batch = zoo.images(4, size=12)
-    model.fold_batch_norms()
     before, weights = model.predict(batch), _weights(model)
     found = model.equalize(replace_relu6=False)
 
     assert found == {"equalized_layers": 3, "folded_batch_norms": 0, "replaced_relu6": 0}
     assert worst_sqnr(before, model.predict(batch)) > 100
     assert any(not np.array_equal(weights[name], new) for name, new in _weights(model).items())
+
+
+def test_equalization_is_the_same_after_a_step_that_folds(open_model: Opener) -> None:
+    at_once = open_model(zoo.relu_net())
+    in_steps = at_once.copy()
+    batch = zoo.images(4, size=12)
+    at_once.equalize(replace_relu6=False)
+    in_steps.fold_batch_norms()
+    in_steps = in_steps.copy()
+    in_steps.equalize(replace_relu6=False)
+
+    np.testing.assert_array_equal(at_once.predict(batch)["third"], in_steps.predict(batch)["third"])
+    in_steps.close()
 
 
 def test_relu6_stays_unless_asked(open_model: Opener) -> None:
@@ -306,8 +317,95 @@ def test_no_data_is_an_error_and_not_a_model_without_ranges(open_model: Opener) 
     model = open_model(zoo.mobile_net())
     with pytest.raises(FailedPrecondition) as caught:
         model.calibrate(INT8, MIN_MAX, list, on_batch=lambda done: None)
-    assert caught.value.reason == "UNCALIBRATED_QUANTIZERS"
+    assert caught.value.reason == "EMPTY_CALIBRATION_DATA"
     assert not model.quantized
+
+
+def test_data_that_are_not_finite_are_no_ranges(open_model: Opener) -> None:
+    model = open_model(zoo.mobile_net())
+    batch = zoo.images(2)
+    batch["image"][0, 0, 0, 0] = np.inf
+    with pytest.raises(FailedPrecondition) as caught:
+        calibrate(model, batch)
+    assert caught.value.reason == "NON_FINITE_RANGES"
+    assert not model.quantized
+
+
+def test_widths_that_onnx_runtime_cannot_run_are_refused(
+    open_model: Opener, tmp_path: Path
+) -> None:
+    b = zoo.Builder(17)
+    pooled = b.add("MaxPool", [b.conv("image", "c", (3, 4))], "p", kernel_shape=[2, 2])
+    b.conv(pooled, "y", (4, 4))
+    model = open_model(
+        b.model([zoo.tensor("image", ["N", 3, 16, 16])], [zoo.tensor("y", ["N", 4, 15, 15])])
+    )
+    calibrate(model, zoo.images(2), pb.QuantizationConfig(activations=pb.DATA_TYPE_INT4))
+    with pytest.raises(FailedPrecondition, match="uint4") as caught:
+        model.export_qdq(tmp_path / "q.onnx")
+    assert caught.value.reason == "QDQ_NOT_RUNNABLE"
+    assert not (tmp_path / "q.onnx").exists()
+
+
+def test_an_upload_with_external_data(tmp_path: Path) -> None:
+    folder = tmp_path / "upload"
+    folder.mkdir()
+    zoo.save_with_external_data(zoo.mobile_net(), folder / "m.onnx", "weights.bin")
+    model = open_onnx_model(pb.JobSpec(), folder, scratch=tmp_path, device="cpu", seed=0)
+    model.export_float(tmp_path / "float.onnx")
+    model.close()
+
+    assert {path.name for path in tmp_path.iterdir()} == {"upload", "float.onnx"}
+    GraphSession(tmp_path / "float.onnx").predict(zoo.images(1))
+
+
+def test_branches_stay_as_they_are(open_model: Opener, tmp_path: Path) -> None:
+    b = zoo.Builder(17)
+    x = b.conv("image", "c", (3, 4))
+    branches = {
+        name: onnx.helper.make_graph(
+            [onnx.helper.make_node(operator, [x], [f"{name}.out"])], name, [],
+            [zoo.tensor(f"{name}.out", ["N", 4, 16, 16])],
+        )
+        for name, operator in (("then_branch", "Relu"), ("else_branch", "Neg"))
+    }  # fmt: skip
+    chosen = b.add("If", [b.constant("yes", np.array(True))], "chosen", **branches)
+    b.conv(chosen, "y", (4, 4))
+    model = open_model(
+        b.model([zoo.tensor("image", ["N", 3, 16, 16])], [zoo.tensor("y", ["N", 4, 16, 16])])
+    )
+    batch = zoo.images(4)
+    reference = model.predict(batch)
+    calibrate(model, batch)
+    model.export_qdq(tmp_path / "q.onnx")
+
+    assert worst_sqnr(reference, GraphSession(tmp_path / "q.onnx").predict(batch)) > 20
+
+
+@pytest.mark.slow
+def test_a_real_upload_of_the_wild(tmp_path: Path) -> None:
+    """The orientation classifier of rapidocr-onnxruntime 1.4.4, where it is installed."""
+    package = importlib.util.find_spec("rapidocr_onnxruntime")
+    if package is None or package.origin is None:
+        pytest.skip("rapidocr-onnxruntime is not installed")
+    file = Path(package.origin).parent / "models" / "ch_ppocr_mobile_v2.0_cls_infer.onnx"
+    spec = pb.JobSpec()
+    spec.model.inputs.add(name="x", shape=[3, 48, 192])
+    model = open_onnx_model(spec, file, scratch=tmp_path, device="cpu", seed=0)
+    batch = {"x": np.random.default_rng(0).standard_normal((64, 3, 48, 192)).astype(np.float32)}
+    reference = model.predict(batch)
+
+    assert model.fold_batch_norms() == 35
+    calibrate(model, batch)
+    simulated = model.predict(batch)
+    model.export_qdq(tmp_path / "q.onnx")
+    model.close()
+    for optimize in (False, True):
+        real = GraphSession(tmp_path / "q.onnx", optimize=optimize).predict(batch)
+        # Two classes on a grid of 1/256: single steps move the figure by 1 dB, either way.
+        assert worst_sqnr(reference, real) > worst_sqnr(reference, simulated) - 2
+    # Grids and names weigh much in a model of 0.5 MB.
+    assert (tmp_path / "q.onnx").stat().st_size < 0.55 * file.stat().st_size
 
 
 def test_a_model_without_layers_is_refused(open_model: Opener) -> None:
@@ -356,7 +454,7 @@ from tests.support import onnx_models as zoo
 folder = Path(sys.argv[1])
 onnx.save(zoo.mobile_net(13), str(folder / "upload.onnx"))
 model = open_onnx_model(
-    pb.ModelSource(), folder / "upload.onnx", scratch=folder, device="cpu", seed=0
+    pb.JobSpec(), folder / "upload.onnx", scratch=folder, device="cpu", seed=0
 )
 model.fold_batch_norms()
 model.equalize(replace_relu6=True)

@@ -81,10 +81,11 @@ def mobile_net(opset: int = 17, *, batch: int | str = "N") -> onnx.ModelProto:
     return b.model([tensor("image", [batch, 3, 16, 16])], [tensor("logits", [batch, 5])])
 
 
-def relu_net() -> onnx.ModelProto:
+def relu_net(*, batch_norm: bool = True) -> onnx.ModelProto:
     """Three 3x3 convolutions with ReLU between them, the channels of unlike size."""
     b = Builder(17, seed=3)
-    x = b.batch_norm(b.conv("image", "first", (3, 8), group=1), "bn", 8)
+    x = b.conv("image", "first", (3, 8), group=1)
+    x = b.batch_norm(x, "bn", 8) if batch_norm else x
     x = b.add("Relu", [x], "first_act")
     x = b.add("Relu", [b.conv(x, "second", (8, 8))], "second_act")
     b.conv(x, "third", (8, 4))

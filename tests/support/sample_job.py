@@ -62,6 +62,7 @@ def report(
         metrics.append(metric(pb.METRIC_SQNR, sqnr))
         metrics.append(metric(pb.METRIC_AGREEMENT, agreement, 0.05))
     latency = pb.Latency(median_seconds=seconds, p90_seconds=seconds, runs=50, batch_size=1)
+    latency.runtime, latency.provider, latency.threads = "onnxruntime 1", "CPU", 2
     return pb.ModelReport(
         metrics=metrics,
         file_bytes=file_bytes,

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
+
 from lighten import v1 as pb
 from lighten_service.worker.model import Batch
-from torch import nn
 
 
 class SmallNet(nn.Module):

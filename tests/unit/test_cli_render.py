@@ -52,6 +52,7 @@ def test_the_comparison_has_every_column_and_figure() -> None:
     assert found["agreement with FP32 (n = 20)"][2] == "90.0 % ± 5.0"
     assert found["file size"] == ["14 MB", "3.6 MB (3.9× smaller)", "3.6 MB (3.9× smaller)"]
     assert found["MACs"] == ["301 M", "301 M", "301 M"]
+    assert "latency: batch of 1, onnxruntime 1, CPU, 2 threads, 50 runs" in table
     assert found["latency (median)"] == ["12 ms", "8 ms (1.5× faster)", "6 ms (2.0× faster)"]
 
 
@@ -161,6 +162,13 @@ def test_plain_lines_tell_what_matters_once() -> None:
     ]
 
     lines.clear()
+    start = stage(pb.Stage.KIND_FETCH, stage_started=pb.StageStarted())
+    half = stage(pb.Stage.KIND_FETCH, progress=pb.Progress(done=1, total=2, unit="files"))
+    for event in numbered([start, half]):
+        view.event(event)
+    assert [line.partition(" ")[2] for line in lines] == ["fetch: started", "fetch: 1 of 2 files"]
+
+    lines.clear()
     for event in numbered(events()):
         view.event(event)
     assert lines[0] == "08:00:01 QUEUED: waiting for a CPU slot"
@@ -210,7 +218,10 @@ def test_jobs_and_capabilities_as_tables() -> None:
         (text.ratio(0.0, 2.0, "faster", "slower"), ""),
         (text.metric_value(metric(pb.METRIC_TOP1, 0.5)), "50.0 %"),
         (text.metric_value(metric(pb.METRIC_KL_DIVERGENCE, 0.00123)), "0.00123"),
+        (text.metric_value(metric(pb.METRIC_COSINE, 0.99999)), "1.0000"),
         (text.metric_name(99), "metric 99"),
+        (text.latency(0.0125), "12.5 ms"),
+        (text.latency(48.6e-6), "48.6 µs"),
     ],
 )
 def test_figures(shown: str, expected: str) -> None:

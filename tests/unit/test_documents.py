@@ -4,10 +4,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from lighten_service.settings import Settings
-from lighten_service.telemetry.metrics import Metrics
 from prometheus_client import CollectorRegistry, generate_latest
 from pydantic import BaseModel
+
+from lighten_service.settings import Settings
+from lighten_service.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
 

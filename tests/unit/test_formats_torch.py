@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from lighten import v1 as pb
-from lighten_service.jobs.errors import InvalidArgument
-from lighten_service.worker.formats.architecture import load_architecture_model
 from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
+
+from lighten import v1 as pb
+from lighten_service.jobs.errors import InvalidArgument
+from lighten_service.worker.formats.architecture import load_architecture_model
 
 NAME = "squeezenet1_1"
 CLASSES = 7
@@ -84,7 +85,10 @@ def test_a_timm_model_takes_its_channels(tmp_path: Path) -> None:
     weights = timm.create_model("mobilenetv3_small_050", num_classes=3, in_chans=1).state_dict()
     save_file(weights, tmp_path / "w.safetensors")
     model = source(
-        pb.MODEL_FORMAT_SAFETENSORS, "mobilenetv3_small_050.lamb_in1k", pb.ARCHITECTURE_LIBRARY_TIMM, 3
+        pb.MODEL_FORMAT_SAFETENSORS,
+        "mobilenetv3_small_050.lamb_in1k",
+        pb.ARCHITECTURE_LIBRARY_TIMM,
+        3,
     )
     model.architecture.in_channels = 1
 
@@ -139,15 +143,15 @@ def test_torchscript_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_exported_program_is_refused(tmp_path: Path) -> None:
-    torch.export.save(torch.export.export(nn.Linear(2, 2), (torch.zeros(1, 2),)), tmp_path / "w.pt2")
+    torch.export.save(
+        torch.export.export(nn.Linear(2, 2), (torch.zeros(1, 2),)), tmp_path / "w.pt2"
+    )
 
     assert "ExportedProgram" in refused(tmp_path / "w.pt2")
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, 0.5])
-@pytest.mark.parametrize(
-    "model_format", [pb.MODEL_FORMAT_STATE_DICT, pb.MODEL_FORMAT_SAFETENSORS]
-)
+@pytest.mark.parametrize("model_format", [pb.MODEL_FORMAT_STATE_DICT, pb.MODEL_FORMAT_SAFETENSORS])
 def test_truncated_files_are_refused(
     tmp_path: Path,
     state: dict[str, torch.Tensor],

@@ -101,7 +101,7 @@ async def test_names_that_only_a_file_system_has_are_typed_errors(
         assert caught.value.reason == reason
     with pytest.raises(NotFound):
         await backend.store.head(backend.root + "file/below")
-    os.mkdir(os.fsencode(folder) + b"/\xff")
+    (folder / os.fsdecode(b"\xff")).mkdir()
     with pytest.raises(InvalidArgument, match="UTF-8"):
         [info async for info in backend.store.list_objects(backend.root)]
 

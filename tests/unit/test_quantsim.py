@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+
 from lighten import v1 as pb
-from lighten_service.jobs.errors import InvalidArgument
 from lighten_service.jobs import support
+from lighten_service.jobs.errors import InvalidArgument
 from lighten_service.worker import quantsim
 
 ENGINES = [pb.ENGINE_TORCH, pb.ENGINE_ONNX]

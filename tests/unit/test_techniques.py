@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from lighten import v1 as pb
 from lighten_service.jobs.errors import FailedPrecondition, InvalidArgument
 from lighten_service.techniques import TECHNIQUES, NotApplicable, run_step

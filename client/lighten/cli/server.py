@@ -63,7 +63,7 @@ def require_server(*, worker: bool = False) -> None:
         if missing:
             extras = ",".join(needed)
             raise errors.FailedPrecondition(
-                f"the {extra} part of Lighten is not installed ({', '.join(missing)} is missing); "
+                f"the {extra} part of Lighten is not installed (missing: {', '.join(missing)}); "
                 f"run: pip install 'lighten[{extras}]'",
                 reason="EXTRA_MISSING",
             )

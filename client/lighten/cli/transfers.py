@@ -20,7 +20,8 @@ def shown(verb: str) -> Iterator[FileProgress]:
         DownloadColumn(),
         TransferSpeedColumn(),
     )
-    with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as progress:
+    disable = not sys.stderr.isatty()
+    with Progress(*columns, console=console, transient=True, disable=disable) as progress:
         task = progress.add_task(verb, total=None)
 
         def on_progress(name: str, done: int, total: int) -> None:

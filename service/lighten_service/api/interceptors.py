@@ -5,7 +5,7 @@ import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -45,13 +45,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._metrics = metrics
         self._streams: set[asyncio.Task[Any]] = set()
         self._unary_calls = 0
-        self._draining = False
+        self._draining = asyncio.Event()
 
     async def drain(self, grace_seconds: float) -> None:
         """Answer new calls and end every stream with UNAVAILABLE, so that callers connect again;
         return when the unary calls under way have ended, or the grace period has.
         """
-        self._draining = True
+        self._draining.set()
         for task in self._streams:
             task.cancel()
         with suppress(TimeoutError):
@@ -77,7 +77,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         async def call(request: Any, context: Context) -> Any:
             async with _Call(self._metrics, method, "unary", context):
-                if self._draining and not method.startswith(_PROBES):
+                if self._draining.is_set() and not method.startswith(_PROBES):
                     raise _draining()
                 self._unary_calls += 1
                 try:
@@ -101,7 +101,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 if not hasattr(responses, "__aiter__"):
                     await responses  # a handler that writes to the context instead of yielding
                     return
-                with self._metrics.watch_stream(method):
+                # Streams that callers watch; a worker's stream goes both ways and is none.
+                watching = not handler.request_streaming
+                with self._metrics.watch_stream(method) if watching else nullcontext():
                     async for response in responses:
                         yield response
 
@@ -115,7 +117,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     @asynccontextmanager
     async def _stream(self) -> AsyncIterator[None]:
         """Let ``drain`` interrupt what runs inside."""
-        if self._draining:
+        if self._draining.is_set():
             raise _draining()
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  gRPC runs each call in a task
@@ -123,7 +125,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         try:
             yield
         except asyncio.CancelledError:
-            if not self._draining:
+            if not self._draining.is_set():
                 raise
             task.uncancel()
             raise _draining() from None

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
-from lighten import v1 as pb
 
+from lighten import v1 as pb
 from lighten_service.jobs.support import (
     HARDWARE_CONFIGS,
     TECHNIQUES,

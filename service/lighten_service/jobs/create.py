@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from itertools import islice
 
 from lighten import v1 as pb
-
 from lighten_service.jobs.differences import differences
 from lighten_service.jobs.errors import AlreadyExists, InvalidArgument, ResourceExhausted
 from lighten_service.jobs.ids import new_id

@@ -38,8 +38,13 @@ class Due:
         self._lifecycle = lifecycle
         self._report = report
 
+    def is_quiet(self, record: JobRecord) -> bool:
+        """Whether a job waits for a launch and nothing else can be due."""
+        waits = record.job.state == pb.JOB_STATE_QUEUED and not _live_launch(record)
+        return waits and self._timed_out(record) is None
+
     async def look(self, record: JobRecord) -> None:
-        """Do what is due for a live job. Cheap when nothing is."""
+        """Do what is due for a live job."""
         state = record.job.state
         if state == pb.JOB_STATE_CANCELLING:
             await self._cancel(record)

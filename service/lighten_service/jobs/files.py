@@ -1,7 +1,6 @@
 """Signed URLs for what callers upload and download."""
 
 from lighten import v1 as pb
-
 from lighten_service.jobs.errors import FailedPrecondition, InvalidArgument, NotFound
 from lighten_service.jobs.ids import new_id, time_of
 from lighten_service.jobs.names import parse_job, parse_parent, safe_path, upload_uri

@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 from typing import Final, cast
 
 from lighten import v1 as pb
-
 from lighten_service.jobs.errors import InvalidArgument
 from lighten_service.jobs.filter import Filter, Operator, Term
 

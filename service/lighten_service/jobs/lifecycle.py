@@ -12,6 +12,7 @@ from lighten_service.jobs import attempts, manifest, retries
 from lighten_service.jobs.attempts import AttemptFenced
 from lighten_service.jobs.errors import (
     FailedPrecondition,
+    InvalidArgument,
     LightenError,
     NotFound,
     PermissionDenied,
@@ -35,6 +36,7 @@ from lighten_service.jobs.transitions import copy_job, timestamp, transition
 _log = logging.getLogger(__name__)
 
 PROTOCOL = 1
+MAX_INSTANCE_ID = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +108,15 @@ class Lifecycle:
             AttemptFenced: another attempt has the job, or the launch is over.
             PermissionDenied: WRONG_JOB, the token is another launch's.
             FailedPrecondition: UNSUPPORTED_PROTOCOL.
+            InvalidArgument: INVALID_INSTANCE_ID.
             NotFound: the job is gone.
         """
+        if not 0 < len(hello.instance_id) <= MAX_INSTANCE_ID:
+            raise InvalidArgument(
+                "INVALID_INSTANCE_ID",
+                f"an instance id has 1 to {MAX_INSTANCE_ID} characters",
+                field="instance_id",
+            )
         if hello.protocol != PROTOCOL:
             raise FailedPrecondition(
                 "UNSUPPORTED_PROTOCOL",

@@ -42,24 +42,34 @@ class Placement:
         self._lifecycle = lifecycle
         self._metrics = metrics
 
-    async def place(self, records: Iterable[JobRecord]) -> None:
-        """Launch every job that the executor admits; tell the others why they wait."""
+    async def place(self, records: Iterable[JobRecord], queued: int) -> None:
+        """Launch every job that the executor admits; tell the others why they wait.
+
+        ``queued``: jobs in QUEUED, those included that are not looked at now.
+        """
         now = self._lifecycle.clock.now()
         waiting = [record for record in records if _may_launch(record, now) or needs_start(record)]
-        for position, record in enumerate(sorted(waiting, key=_order)):
-            if needs_start(record):
-                # Stored by a process that was killed before the executor answered.
-                await self._start(record)
-                continue
+        ahead = queued - len(waiting)
+        for position, record in enumerate(sorted(waiting, key=_order), start=ahead):
             try:
-                obstacle = self._executor.admit(record.job.resolved_spec.resources)
-            except ResourceExhausted as error:
-                await self._refuse(record, error.to_job_error())
-                continue
-            if obstacle is None:
-                await self._launch(record)
-            elif position < MAX_EXPLAINED and obstacle != record.job.state_reason:
-                await self._explain(record, obstacle)
+                await self._place(record, tell=position < MAX_EXPLAINED)
+            except LightenError as error:
+                _log.warning("%s waits: %s: %s", record.job.name, error.reason, error.message)
+
+    async def _place(self, record: JobRecord, *, tell: bool) -> None:
+        if needs_start(record):
+            # Stored by a process that was killed before the executor answered.
+            await self._start(record)
+            return
+        try:
+            obstacle = self._executor.admit(record.job.resolved_spec.resources)
+        except ResourceExhausted as error:
+            await self._refuse(record, error.to_job_error())
+            return
+        if obstacle is None:
+            await self._launch(record)
+        elif tell and obstacle != record.job.state_reason:
+            await self._explain(record, obstacle)
 
     async def _launch(self, record: JobRecord) -> None:
         number = (record.launch.number if record.launch else 0) + 1

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from lighten import v1 as pb
-
 from lighten_service.jobs.errors import Violation
 from lighten_service.jobs.support import (
     ENGINES,

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Coroutine
 from contextlib import suppress
 
+from lighten import v1 as pb
 from lighten_service.jobs.due import Due
 from lighten_service.jobs.errors import LightenError, NotFound
 from lighten_service.jobs.lifecycle import Lifecycle
@@ -134,21 +135,27 @@ class Reconciler:
 
     async def _pass(self) -> None:
         self._settle_ended()
-        looked_at = await self._read_dirty()
+        changed = await self._read_dirty()
         now = asyncio.get_running_loop().time()
         if now >= self._resync_at:
             self._resync_at = now + self._lifecycle.options.resync
             await self._resync()
-        sweep = now >= self._sweep_at
-        if sweep:
+            self._capacity_changed = True
+        if now >= self._sweep_at:
             self._sweep_at = now + self._lifecycle.options.tick
-            looked_at = list(self._live.values())
-        for record in looked_at:
-            await self._guard(self._due.look(record), record.job.name)
+            changed = [record for record in self._live.values() if not self._is_idle(record)]
+        for record in changed:
+            if not self._due.is_quiet(record):
+                await self._guard(self._due.look(record), record.job.name)
         # Unless capacity changed, jobs that were refused before would be refused again.
-        queued = self._live.values() if sweep or self._capacity_changed else looked_at
+        candidates = list(self._live.values()) if self._capacity_changed else changed
         self._capacity_changed = False
-        await self._placement.place(list(queued))
+        queued = sum(record.job.state == pb.JOB_STATE_QUEUED for record in self._live.values())
+        await self._placement.place(candidates, queued)
+
+    def _is_idle(self, record: JobRecord) -> bool:
+        """Whether a sweep can pass a job over: it waits for capacity, and not too long yet."""
+        return record.not_before == 0.0 and self._due.is_quiet(record)
 
     async def _guard(self, work: Coroutine[None, None, None], what: str) -> None:
         """One job that cannot be helped now must not stop the others; the next sweep tries it."""

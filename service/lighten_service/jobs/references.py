@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from lighten import v1 as pb
-
 from lighten_service.jobs.errors import InvalidArgument, LightenError, NotFound
 from lighten_service.jobs.ports import ObjectInfo, ObjectStore
 

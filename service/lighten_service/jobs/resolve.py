@@ -3,13 +3,14 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
-from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
-from lighten import v1 as pb
 
+from lighten import v1 as pb
 from lighten_service.jobs.support import ARRAY_FORMATS, LABELLED_ARRAY_FORMATS
 
 _FLOATS: Final = frozenset({FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT})
@@ -50,25 +51,42 @@ def resolve(spec: pb.JobSpec, defaults: ResourceDefaults) -> pb.JobSpec:
     return resolved
 
 
+@dataclass(frozen=True, slots=True)
+class _Defaults:
+    """What there is to fill in a type of message, read from its descriptor once."""
+
+    # Name, whether the field has presence, value.
+    values: tuple[tuple[str, bool, Any], ...]
+    # Numbers of the fields that hold messages, maps left out.
+    messages: frozenset[int]
+
+
+@cache
+def _defaults(descriptor: Descriptor) -> _Defaults:
+    values, messages = [], set()
+    for field in descriptor.fields:
+        text = field.GetOptions().Extensions[pb.bounds].default_value
+        if text and not field.is_repeated:
+            values.append((field.name, field.has_presence, _parse(field, text)))
+        inner = field.message_type
+        if inner is not None and not inner.GetOptions().map_entry:
+            messages.add(field.number)
+    return _Defaults(tuple(values), frozenset(messages))
+
+
 def _fill(message: Message) -> None:
     """Set the ``default_value`` of every absent field, in this message and those inside it."""
-    for field in message.DESCRIPTOR.fields:
-        text = field.GetOptions().Extensions[pb.bounds].default_value
-        if text and not field.is_repeated and _is_absent(message, field):
-            setattr(message, field.name, _parse(field, text))
+    defaults = _defaults(message.DESCRIPTOR)
+    for name, has_presence, value in defaults.values:
+        # Without presence (enums) the first value says that the caller named none.
+        if not (message.HasField(name) if has_presence else getattr(message, name)):
+            setattr(message, name, value)
+    if not defaults.messages:
+        return
     for field, value in message.ListFields():
-        if field.cpp_type != FieldDescriptor.CPPTYPE_MESSAGE:
-            continue
-        if field.message_type is not None and field.message_type.GetOptions().map_entry:
-            continue
-        for inner in value if field.is_repeated else (value,):
-            _fill(inner)
-
-
-def _is_absent(message: Message, field: Any) -> bool:
-    if field.has_presence:
-        return not message.HasField(field.name)
-    return bool(getattr(message, field.name) == field.default_value)
+        if field.number in defaults.messages:
+            for inner in value if field.is_repeated else (value,):
+                _fill(inner)
 
 
 def _parse(field: Any, text: str) -> Any:

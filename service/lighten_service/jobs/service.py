@@ -1,7 +1,6 @@
 """The use cases of OptimizationService that read and change jobs, besides create and watch."""
 
 from lighten import v1 as pb
-
 from lighten_service.jobs.errors import FailedPrecondition
 from lighten_service.jobs.filter_parser import parse_filter
 from lighten_service.jobs.names import job_not_found, job_uri, parse_job, parse_parent

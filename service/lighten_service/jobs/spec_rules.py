@@ -3,8 +3,8 @@
 from collections.abc import Collection, Iterator
 
 from google.protobuf.duration_pb2 import Duration
-from lighten import v1 as pb
 
+from lighten import v1 as pb
 from lighten_service.jobs.errors import Violation, invalid
 from lighten_service.jobs.plan_rules import check_plan
 from lighten_service.jobs.support import ARRAY_FORMATS, LABEL_METRICS, LABELLED_ARRAY_FORMATS

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from google.protobuf.descriptor import Descriptor
+
 from lighten import v1 as pb
 
 # Configurations that AIMET packages beside its default, which is the empty name.

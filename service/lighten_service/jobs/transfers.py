@@ -19,6 +19,8 @@ PART_BYTES = 64 << 20
 # S3 takes no more parts; larger outputs get larger parts.
 MAX_PARTS = 10_000
 MAX_OUTPUT_BYTES = 5 << 40
+# Requests in one call.
+MAX_BATCH = 1000
 
 # Objects that are looked at, at the same time, for one request.
 _PARALLEL = 16
@@ -44,10 +46,14 @@ class Transfers:
         """Sign a batch, in its order.
 
         Raises:
-            InvalidArgument: INVALID_PATH, OUTPUT_TOO_LARGE, or TARGET_MISSING.
+            InvalidArgument: INVALID_PATH, OUTPUT_TOO_LARGE, TARGET_MISSING, TOO_MANY_REQUESTS.
             NotFound: INPUT_NOT_FOUND.
             FailedPrecondition: INPUT_CHANGED.
         """
+        if len(requests) > MAX_BATCH:
+            raise InvalidArgument(
+                "TOO_MANY_REQUESTS", f"sign at most {MAX_BATCH} at once", field="requests"
+            )
         record = await self._lifecycle.current(claims)
         inputs = _index(record)
         gate = asyncio.Semaphore(_PARALLEL)

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 
 from lighten import v1 as pb
-
 from lighten_service.jobs.errors import OutOfRange
 from lighten_service.jobs.names import JobName, job_not_found, parse_job
 from lighten_service.jobs.ports import JobStore, StoreChange

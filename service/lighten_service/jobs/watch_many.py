@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from lighten import v1 as pb
-
 from lighten_service.jobs.filter import Filter
 from lighten_service.jobs.filter_parser import parse_filter
 from lighten_service.jobs.names import JobName, parse_parent

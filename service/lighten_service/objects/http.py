@@ -1,5 +1,6 @@
 """Serves the signed URLs of the local folder over HTTP."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -27,6 +28,8 @@ _STATUS: dict[type[LightenError], int] = {
     Unavailable: 503,
 }
 _CHUNK_BYTES = 256 * 1024
+# Longest silence within the body of a PUT.
+_IDLE_SECONDS = 60.0
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -111,13 +114,18 @@ async def _body(request: web.Request, grant: Grant) -> AsyncIterator[bytes]:
         raise too_large
     received = 0
     try:
-        async for chunk in request.content.iter_chunked(_CHUNK_BYTES):
+        while chunk := await _next(request):
             received += len(chunk)
             if received > grant.max_bytes:
                 raise too_large
             yield chunk
-    except (ClientPayloadError, ConnectionError) as error:
-        raise InvalidArgument("BODY_INCOMPLETE", "the connection ended early") from error
+    except (ClientPayloadError, ConnectionError, TimeoutError) as error:
+        raise InvalidArgument("BODY_INCOMPLETE", "the body ended early or stalled") from error
+
+
+async def _next(request: web.Request) -> bytes:
+    async with asyncio.timeout(_IDLE_SECONDS):
+        return await request.content.read(_CHUNK_BYTES)
 
 
 def _with_json_errors(handler: Handler) -> Handler:

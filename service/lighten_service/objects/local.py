@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -12,7 +13,6 @@ from lighten_service.jobs.ports import Audience, ObjectInfo
 from lighten_service.objects import folders, local_files, local_uploads
 from lighten_service.objects import uri as uris
 from lighten_service.objects.accounting import Accounting
-from lighten_service.objects.batches import in_batches
 from lighten_service.objects.digests import Digest
 from lighten_service.objects.local_files import OpenObject
 from lighten_service.objects.signing import Grant, UrlSigner
@@ -74,8 +74,9 @@ class LocalObjectStore:
         with self._accounting.operation("list_objects"):
             place = self._place(uris.parse_folder(prefix))
             files = _walk(prefix, place)
-            async for path, status in in_batches(asyncio.to_thread, files, _LIST_BATCH):
-                yield local_files.info(uris.join(prefix, path), status)
+            while batch := await asyncio.to_thread(lambda: list(islice(files, _LIST_BATCH))):
+                for path, status in batch:
+                    yield local_files.info(uris.join(prefix, path), status)
 
     async def read(
         self, uri: str, *, offset: int = 0, length: int | None = None

@@ -113,14 +113,6 @@ def join(folder: str, path: str) -> str:
     return f"{folder.removesuffix('/')}/{path}"
 
 
-def relative(folder: str, uri: str) -> str:
-    """Return the literal path of ``uri`` below ``folder``, as ``join`` takes it."""
-    outer, inner = parse(folder), parse(uri)
-    if not outer.contains(inner):
-        raise invalid_uri(uri, f"it is not below {folder}")
-    return "/".join(inner.names[len(outer.names) :])
-
-
 def invalid_uri(uri: str, why: str) -> InvalidArgument:
     return InvalidArgument("INVALID_URI", f"{uri!r} cannot be used: {why}")
 

@@ -5,7 +5,6 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from lighten import v1 as pb
-
 from lighten_service.jobs.errors import InvalidArgument
 from lighten_service.techniques.base import Findings, NotApplicable, Technique
 from lighten_service.techniques.calibrate import Calibrate

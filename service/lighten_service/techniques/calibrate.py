@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 from lighten import v1 as pb
-
 from lighten_service.jobs.errors import FailedPrecondition
 from lighten_service.techniques.base import Findings
 from lighten_service.worker.context import StepContext
@@ -14,9 +13,7 @@ from lighten_service.worker.model import Batch, WorkingModel
 class Calibrate:
     """Inserts quantizers and chooses their ranges in one pass over the calibration data."""
 
-    def run(
-        self, context: StepContext, model: WorkingModel, parameters: pb.Calibrate
-    ) -> Findings:
+    def run(self, context: StepContext, model: WorkingModel, parameters: pb.Calibrate) -> Findings:
         samples = context.calibration
         if samples is None:
             raise FailedPrecondition(

@@ -1,7 +1,6 @@
 """Cross-layer equalization."""
 
 from lighten import v1 as pb
-
 from lighten_service.techniques.base import Findings, NotApplicable
 from lighten_service.worker.context import StepContext
 from lighten_service.worker.model import WorkingModel

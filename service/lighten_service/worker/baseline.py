@@ -1,7 +1,7 @@
 """The columns that the optimized model is compared with: FP32 and naive INT8."""
 
 from lighten import v1 as pb
-
+from lighten_service.techniques.calibrate import Calibrate
 from lighten_service.worker.columns import Column, measure
 from lighten_service.worker.context import StepContext
 from lighten_service.worker.data import Samples
@@ -20,26 +20,21 @@ def measure_fp32(context: StepContext, model: WorkingModel, samples: Samples) ->
 
 
 def measure_naive(
-    context: StepContext,
-    model: WorkingModel,
-    samples: Samples,
-    calibration: Samples,
-    *,
-    fp32: Column,
-    qdq: bool,
+    context: StepContext, model: WorkingModel, samples: Samples, *, fp32: Column, qdq: bool
 ) -> Column:
     """Quantize a copy with min-max ranges and folded batch norms, nothing else, and evaluate it."""
     naive = model.copy()
     try:
         naive.fold_batch_norms()
-        naive.calibrate(
-            context.quantization,
-            pb.Calibrate(scheme=pb.RANGE_SCHEME_MIN_MAX),
-            lambda: (batch.inputs for batch in calibration.batches()),
-            on_batch=lambda _: context.check(),
-        )
+        minmax = pb.Calibrate(scheme=pb.RANGE_SCHEME_MIN_MAX)
+        Calibrate().run(context.part(0.0, 0.5), naive, minmax)
         column = measure(
-            context, NAIVE, naive.predict, naive.statistics(), samples, reference=fp32.recorded
+            context.part(0.5, 1.0),
+            NAIVE,
+            naive.predict,
+            naive.statistics(),
+            samples,
+            reference=fp32.recorded,
         )
         if qdq:
             column.onnx = context.scratch / "naive.qdq.onnx"

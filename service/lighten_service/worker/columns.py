@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lighten import v1 as pb
-
 from lighten_service.worker.context import StepContext
 from lighten_service.worker.data import Samples
 from lighten_service.worker.evaluation import Predict, Reference, compare

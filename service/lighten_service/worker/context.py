@@ -3,13 +3,12 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
 from typing import Protocol
 
 from lighten import v1 as pb
-
 from lighten_service.worker.data import Samples
 
 
@@ -64,6 +63,15 @@ class StepContext:
             progress=pb.Progress(
                 stage=self.stage, done=done, total=total, unit=unit, fraction=min(fraction, 1.0)
             )
+        )
+
+    def part(self, start: float, end: float) -> "StepContext":
+        """Return the context of a part of the stage, from one share of it to another."""
+        width = self.fraction_end - self.fraction_start
+        return replace(
+            self,
+            fraction_start=self.fraction_start + width * start,
+            fraction_end=self.fraction_start + width * end,
         )
 
     def warn(self, reason: str, message: str) -> None:

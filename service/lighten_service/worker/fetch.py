@@ -7,7 +7,6 @@ from pathlib import Path, PurePosixPath
 
 from lighten import transfer
 from lighten import v1 as pb
-
 from lighten_service.jobs.errors import InvalidArgument, ResourceExhausted
 from lighten_service.worker.context import StepContext
 from lighten_service.worker.session import Session

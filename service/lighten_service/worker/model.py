@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-from lighten import v1 as pb
 from numpy.typing import NDArray
+
+from lighten import v1 as pb
 
 # Arrays by input or output name; first axis: samples of the batch.
 Batch = Mapping[str, NDArray[np.generic]]

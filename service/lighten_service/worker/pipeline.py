@@ -9,8 +9,8 @@ from pathlib import Path
 from time import monotonic
 
 import numpy as np
-from lighten import v1 as pb
 
+from lighten import v1 as pb
 from lighten_service.jobs.errors import FailedPrecondition
 from lighten_service.techniques import run_step
 from lighten_service.techniques.base import NotApplicable
@@ -168,14 +168,13 @@ class Pipeline:
 
     def _baseline(self, model: WorkingModel, samples: Samples) -> None:
         with self.stages.enter(pb.Stage.KIND_BASELINE, "Measuring FP32 and naive INT8") as context:
-            fp32 = measure_fp32(context, model, samples)
+            fp32 = measure_fp32(context.part(0.0, 0.3), model, samples)
             self.columns[fp32.name] = fp32
             if not self.spec.skip_naive and self.stages.calibration is not None:
                 naive = measure_naive(
-                    context,
+                    context.part(0.3, 1.0),
                     model,
                     samples,
-                    self.stages.calibration,
                     fp32=fp32,
                     qdq=self.spec.outputs.qdq_onnx,
                 )
@@ -187,7 +186,7 @@ class Pipeline:
         with self.stages.enter(pb.Stage.KIND_STEP, step.id, step_id=step.id) as context:
             began = monotonic()
             try:
-                findings = run_step(context, model, step)
+                findings = run_step(context.part(0.0, 0.8), model, step)
             except NotApplicable as reason:
                 if step.if_not_applicable != pb.IF_NOT_APPLICABLE_SKIP_WITH_WARNING:
                     raise FailedPrecondition(
@@ -204,7 +203,8 @@ class Pipeline:
             report.seconds = monotonic() - began
             context.summary = report.summary
             if not last:
-                column = self._measure(context, step.id, model, Head(samples, STEP_SAMPLES))
+                head = Head(samples, STEP_SAMPLES)
+                column = self._measure(context.part(0.8, 1.0), step.id, model, head)
                 report.metrics.extend(column.metrics)
                 column.recorded.close()
         self.steps.append(report)

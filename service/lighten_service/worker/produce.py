@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from lighten import v1 as pb
-
 from lighten_service.worker.context import StepContext
 from lighten_service.worker.model import WorkingModel
 from lighten_service.worker.publish import Product

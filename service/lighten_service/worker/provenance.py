@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from importlib import metadata
 
 from lighten import v1 as pb
-
 from lighten_service.worker.runtime import threads
 
 _PACKAGES = (

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from google.protobuf import json_format
+
 from lighten import transfer
 from lighten import v1 as pb
-
 from lighten_service.worker.context import StepContext
 from lighten_service.worker.session import Session
 from lighten_service.worker.transfers import as_lighten_error

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from lighten import v1 as pb
-
 from lighten_service.jobs.errors import InvalidArgument
 
 _DEFAULT_CONFIG: Final = "default_config_per_channel.json"
@@ -84,11 +83,9 @@ def config_file(
     return path
 
 
-def effective_config(
-    quantization: pb.QuantizationConfig, engine: pb.Engine.ValueType
-) -> Config:
+def effective_config(quantization: pb.QuantizationConfig, engine: pb.Engine.ValueType) -> Config:
     """Return the packaged configuration with what the spec sets written over it."""
-    config = json.loads(_packaged(quantization.hardware_config, engine).read_text())
+    config: Config = json.loads(_packaged(quantization.hardware_config, engine).read_text())
     if quantization.weight_granularity != pb.GRANULARITY_UNSPECIFIED:
         _set_granularity(config, quantization.weight_granularity == pb.GRANULARITY_PER_CHANNEL)
     if quantization.weight_symmetry != pb.SYMMETRY_UNSPECIFIED:

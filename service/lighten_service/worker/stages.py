@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lighten import v1 as pb
-
 from lighten_service.jobs.errors import LightenError
 from lighten_service.worker.context import Reporter, StepContext
 from lighten_service.worker.data import Samples

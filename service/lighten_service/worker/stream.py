@@ -264,6 +264,8 @@ class AttachStream:
                 ("grpc.min_reconnect_backoff_ms", 100),
                 ("grpc.max_reconnect_backoff_ms", 2000),
                 ("grpc.keepalive_time_ms", 30_000),
+                # A welcome lists every file of the inputs.
+                ("grpc.max_receive_message_length", 256 << 20),
             ]
             self._channel = grpc.aio.insecure_channel(self._ticket.server, options=options)
         return WorkerServiceStub(self._channel)

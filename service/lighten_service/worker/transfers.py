@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lighten.transfer import TransferError
-
 from lighten_service.jobs.errors import (
     FailedPrecondition,
     InvalidArgument,

@@ -2,9 +2,9 @@
 
 from lighten import v1 as pb
 
-# Below these a classifier usually loses accuracy that can be won back.
+# At either of these there is usually little accuracy left to win back.
 _GOOD_AGREEMENT = 0.97
-_GOOD_SQNR_DB = 20.0
+_GOOD_SQNR_DB = 30.0
 
 
 def advice(job: pb.Job) -> str:
@@ -19,9 +19,10 @@ def advice(job: pb.Job) -> str:
 
 def _is_close(report: pb.ModelReport) -> bool:
     values = {item.metric: item.value for item in report.metrics}
-    if pb.METRIC_AGREEMENT in values:
-        return values[pb.METRIC_AGREEMENT] >= _GOOD_AGREEMENT
-    return values.get(pb.METRIC_SQNR, 0.0) >= _GOOD_SQNR_DB
+    return (
+        values.get(pb.METRIC_AGREEMENT, 0.0) >= _GOOD_AGREEMENT
+        or values.get(pb.METRIC_SQNR, 0.0) >= _GOOD_SQNR_DB
+    )
 
 
 def _untried(plan: pb.Plan) -> str:

@@ -45,6 +45,8 @@ class PlainView:
                 change = event.state_changed
                 return _joined(text.state_name(change.to), change.reason)
             case "stage_started":
+                # A later attempt tells of its progress again.
+                self._told.pop(stage, None)
                 return _joined(stage, event.stage_started.title or "started")
             case "stage_finished":
                 done = f"done in {text.seconds(event.stage_finished.seconds)}"

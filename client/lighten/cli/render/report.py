@@ -40,6 +40,7 @@ def comparison(job: pb.Job) -> Table:
         columns.append((f"naive {types}", result.naive))
     columns.append((f"optimized {types}", result.optimized))
     table = Table(title=job.display_name or job.name, title_justify="left", header_style="bold")
+    table.caption, table.caption_justify = _measured_with(result.baseline), "left"
     table.add_column("")
     for name, _ in columns:
         table.add_column(name, justify="right")
@@ -122,9 +123,20 @@ def _latency_cell(baseline: Report, report: Report) -> str:
         return ""
     median = report.latency.median_seconds
     if report is baseline:
-        return text.milliseconds(median)
+        return text.latency(median)
     ratio = text.ratio(baseline.latency.median_seconds, median, "faster", "slower")
-    return _with_ratio(text.milliseconds(median), ratio)
+    return _with_ratio(text.latency(median), ratio)
+
+
+def _measured_with(report: Report) -> str | None:
+    """Return what the latency was measured with; it means little without."""
+    if not report.HasField("latency"):
+        return None
+    item = report.latency
+    return (
+        f"latency: batch of {item.batch_size}, {item.runtime}, {item.provider}, "
+        f"{item.threads} threads, {item.runs} runs"
+    )
 
 
 def _with_ratio(value: str, ratio: str) -> str:

@@ -48,7 +48,9 @@ def metric_value(item: pb.MetricValue) -> str:
         )
     if item.metric == pb.METRIC_SQNR:
         return f"{item.value:.1f} dB"
-    return f"{item.value:.4g}"
+    if item.metric == pb.METRIC_COSINE:
+        return f"{item.value:.4f}"
+    return f"{item.value:.3g}"
 
 
 def size(count: int) -> str:
@@ -77,8 +79,9 @@ def seconds(value: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def milliseconds(value: float) -> str:
-    return f"{1000 * value:.3g} ms"
+def latency(value: float) -> str:
+    """Return seconds of one inference as milliseconds or microseconds."""
+    return f"{1e3 * value:.3g} ms" if value >= 1e-3 else f"{1e6 * value:.3g} µs"
 
 
 def ratio(baseline: float, value: float, better: str, worse: str) -> str:

@@ -1,5 +1,6 @@
 """Memory limits by control group, version 1 or 2, where this process may make groups."""
 
+import asyncio
 import logging
 from contextlib import suppress
 from dataclasses import dataclass
@@ -8,6 +9,8 @@ from pathlib import Path
 _log = logging.getLogger(__name__)
 
 _PROBE = "lighten-probe"
+_REMOVE_TRIES = 100
+_REMOVE_PAUSE = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +34,33 @@ _VERSION_2 = _Files("memory.max", "memory.swap.max", "memory.peak", "memory.even
 class MemoryGroup:
     """One group with a limit; the kernel kills in it what goes beyond."""
 
-    def __init__(self, folder: Path, files: _Files) -> None:
-        self._folder = folder
-        self._files = files
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        old = (folder / _VERSION_1.limit).exists()
+        self._files = _VERSION_1 if old else _VERSION_2
+
+    @classmethod
+    def make(cls, folder: Path, limit_bytes: int) -> "MemoryGroup":
+        """Make a group, or find it. Raises OSError."""
+        folder.mkdir(exist_ok=True)
+        group = cls(folder)
+        files = group._files
+        (folder / files.limit).write_text(str(limit_bytes))
+        with suppress(OSError):
+            # Version 1 limits memory and swap together; the file is absent without swap accounting.
+            swap = str(limit_bytes) if files is _VERSION_1 else "0"
+            (folder / files.swap).write_text(swap)
+        return group
 
     def add(self, pid: int) -> None:
         """Move a process in; its children follow. Memory that it has stays counted elsewhere."""
-        (self._folder / "cgroup.procs").write_text(str(pid))
+        (self.folder / "cgroup.procs").write_text(str(pid))
 
     @property
     def oom_kills(self) -> int:
         """Processes of the group that the kernel killed for memory."""
         with suppress(OSError):
-            for line in (self._folder / self._files.events).read_text().splitlines():
+            for line in (self.folder / self._files.events).read_text().splitlines():
                 name, _, number = line.partition(" ")
                 if name == "oom_kill":
                     return int(number)
@@ -53,45 +70,25 @@ class MemoryGroup:
     def peak_bytes(self) -> int:
         """Most memory that was in use; 0 where the kernel does not say."""
         with suppress(OSError, ValueError):
-            return int((self._folder / self._files.peak).read_text())
+            return int((self.folder / self._files.peak).read_text())
         return 0
 
-    def remove(self) -> None:
-        """Delete the group, once nobody is in it."""
-        try:
-            self._folder.rmdir()
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            _log.warning("cannot remove %s: %s", self._folder, error)
+    async def remove(self) -> None:
+        """Delete the group. A process that was killed leaves it a moment after its end."""
+        for _ in range(_REMOVE_TRIES):
+            try:
+                self.folder.rmdir()
+            except FileNotFoundError:
+                return
+            except OSError:
+                await asyncio.sleep(_REMOVE_PAUSE)
+            else:
+                return
+        _log.warning("cannot remove %s: it is in use", self.folder)
 
 
-class MemoryGroups:
-    """Makes groups below this process's own. Names are unique on the machine."""
-
-    def __init__(self, parent: Path, files: _Files) -> None:
-        self._parent = parent
-        self._files = files
-
-    def make(self, name: str, limit_bytes: int) -> MemoryGroup:
-        """Make a group, or find it. Raises OSError."""
-        group = self.find(name)
-        folder = self._parent / name
-        folder.mkdir(exist_ok=True)
-        (folder / self._files.limit).write_text(str(limit_bytes))
-        with suppress(OSError):
-            # Memory and swap together; absent where the kernel does not account for swap.
-            version_2 = self._files is _VERSION_2
-            (folder / self._files.swap).write_text("0" if version_2 else str(limit_bytes))
-        return group
-
-    def find(self, name: str) -> MemoryGroup:
-        """Return the group of this name, which an earlier process made."""
-        return MemoryGroup(self._parent / name, self._files)
-
-
-def find_groups() -> MemoryGroups | None:
-    """Return where groups can be made, None where they cannot."""
+def find_parent() -> Path | None:
+    """Return the folder below which groups can be made, None where they cannot."""
     for parent, files in _candidates():
         probe = parent / _PROBE
         try:
@@ -101,7 +98,7 @@ def find_groups() -> MemoryGroups | None:
         except OSError:
             continue
         if usable:
-            return MemoryGroups(parent, files)
+            return parent
     return None
 
 

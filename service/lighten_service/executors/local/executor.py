@@ -13,11 +13,11 @@ from pathlib import Path
 import psutil
 
 from lighten import v1 as pb
-from lighten_service.executors.local.cgroups import MemoryGroup, MemoryGroups, find_groups
+from lighten_service.executors.local.cgroups import MemoryGroup, find_parent
 from lighten_service.executors.local.folder import LaunchFile, LaunchFolder, living, prune
 from lighten_service.executors.local.process import WorkerProcess, resident_bytes
 from lighten_service.executors.local.slots import Slot, Slots
-from lighten_service.executors.local.supervisor import Supervisor, explain_exit
+from lighten_service.executors.local.supervisor import Supervisor, explain
 from lighten_service.executors.local.warm import WarmStart
 from lighten_service.jobs.errors import Unavailable
 from lighten_service.jobs.ports import (
@@ -77,7 +77,7 @@ class LocalExecutor:
         self._workers = options.data_dir / "workers"
         imports = [part for name in options.warm_imports for part in ("--import", name)]
         self._warm = WarmStart((*options.command, *imports), self._workers, options.warm_workers)
-        self._groups: MemoryGroups | None = None
+        self._groups: Path | None = None
         self._slots = Slots(cpu_slots=0, gpus=0, memory_bytes=0)
         self._cores_per_slot = 1
         self._running: dict[_Key, Supervisor] = {}
@@ -100,7 +100,7 @@ class LocalExecutor:
             memory_bytes=psutil.virtual_memory().total,
         )
         self._cores_per_slot = max(cores // max(cpu_slots, 1), 1)
-        self._groups = find_groups() if self._options.use_cgroups else None
+        self._groups = find_parent() if self._options.use_cgroups else None
         self._spawn_task(self._refill(self._environment(Slot())))
         self._spawn_task(self._look_at_memory())
         self._spawn_task(self._look_at_disk())
@@ -112,9 +112,7 @@ class LocalExecutor:
             known = wanted.pop((ref.job_id, ref.launch), None)
             supervisor = self._find(ref, folder)
             if supervisor is None:
-                if folder.read_end() is None:
-                    folder.write_end(explain_exit(None))
-                folder.close()
+                await _bury(LaunchFile.from_json(ref.handle), folder)
                 if known is not None:
                     await self._report(ref, await self.status(ref))
                 continue
@@ -195,13 +193,16 @@ class LocalExecutor:
     ) -> tuple[Supervisor, WorkerProcess]:
         folder.make()
         process = await self._warm.take(self._environment(slot), folder.log)
+        memory_bytes = request.resources.memory_bytes
+        group = self._limit_memory(folder.path.name, process, memory_bytes)
         launch = LaunchFile(
             process=process.identity,
             slot=slot,
             scratch=str(folder.scratch),
             log=str(folder.log),
-            memory_bytes=request.resources.memory_bytes,
+            memory_bytes=memory_bytes,
             scratch_bytes=request.resources.scratch_bytes,
+            memory_group=str(group.folder) if group is not None else "",
         )
         try:
             await asyncio.to_thread(folder.write_launch, launch)
@@ -210,18 +211,19 @@ class LocalExecutor:
             process.release()
             raise
         ref = LaunchRef(request.job_id, request.launch, launch.to_json())
-        group = self._limit_memory(ref, launch)
         return Supervisor(ref, launch, folder, process, group), process
 
-    def _limit_memory(self, ref: LaunchRef, launch: LaunchFile) -> MemoryGroup | None:
-        if self._groups is None or not launch.memory_bytes:
+    def _limit_memory(
+        self, name: str, process: WorkerProcess, memory_bytes: int
+    ) -> MemoryGroup | None:
+        if self._groups is None or not memory_bytes:
             return None
         try:
-            group = self._groups.make(_group_name(ref), launch.memory_bytes)
-            group.add(launch.process.pid)
+            group = MemoryGroup.make(self._groups / f"lighten-{name}", memory_bytes)
+            group.add(process.identity.pid)
         except OSError as error:
             # The watchdog on resident memory remains.
-            _log.warning("no memory group for %s: %s", ref.job_id, error)
+            _log.warning("no memory group for %s: %s", name, error)
             return None
         return group
 
@@ -232,9 +234,7 @@ class LocalExecutor:
             process = WorkerProcess(launch.process)
         except ProcessLookupError:
             return None
-        limited = self._groups is not None and launch.memory_bytes
-        group = self._groups.find(_group_name(ref)) if self._groups and limited else None
-        return Supervisor(ref, launch, folder, process, group)
+        return Supervisor(ref, launch, folder, process, _group_of(launch))
 
     def _supervise(self, supervisor: Supervisor) -> None:
         self._running[supervisor.ref.job_id, supervisor.ref.launch] = supervisor
@@ -297,8 +297,18 @@ class LocalExecutor:
             _log.error("a task of the executor failed", exc_info=error)
 
 
-def _group_name(ref: LaunchRef) -> str:
-    return f"lighten-{ref.job_id}-{ref.launch}"
+def _group_of(launch: LaunchFile) -> MemoryGroup | None:
+    return MemoryGroup(Path(launch.memory_group)) if launch.memory_group else None
+
+
+async def _bury(launch: LaunchFile, folder: LaunchFolder) -> None:
+    """Keep why a worker ended that nobody looked after, and delete the rest."""
+    group = _group_of(launch)
+    if folder.read_end() is None:
+        folder.write_end(explain(launch, group, None))
+    if group is not None:
+        await group.remove()
+    folder.close()
 
 
 def _count_gpus() -> int:

@@ -27,6 +27,8 @@ class LaunchFile:
     log: str
     memory_bytes: int
     scratch_bytes: int
+    # Folder of the control group; empty where there is none.
+    memory_group: str = ""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)

@@ -42,10 +42,11 @@ class Supervisor:
         self._process.kill()
         if self._stopping is not None:
             self._stopping.cancel()
-        self._decide(self._explain(self._process.exit_code))
-        await asyncio.to_thread(self._folder.close)
+        self._decide(explain(self.launch, self._group, self._process.exit_code))
         if self._group is not None:
-            self._group.remove()
+            await self._group.remove()
+        # At the very end: until then the next server process finds the launch.
+        await asyncio.to_thread(self._folder.close)
         self._process.release()
         return self._why or LaunchStatus(LaunchState.UNKNOWN)
 
@@ -104,15 +105,15 @@ class Supervisor:
         except OSError as error:
             _log.warning("cannot keep why %s ended: %s", self.ref.job_id, error)
 
-    def _explain(self, code: int | None) -> LaunchStatus:
-        if self._group is not None and self._group.oom_kills:
-            limit = self.launch.memory_bytes
-            return _out_of_memory(limit, max(self._group.peak_bytes, limit))
-        return explain_exit(code)
+
+def explain(launch: LaunchFile, group: MemoryGroup | None, code: int | None) -> LaunchStatus:
+    """Return why a worker ended; ``code``: its exit code, None where that is not known."""
+    if group is not None and group.oom_kills:
+        return _out_of_memory(launch.memory_bytes, max(group.peak_bytes, launch.memory_bytes))
+    return _explain_exit(code)
 
 
-def explain_exit(code: int | None) -> LaunchStatus:
-    """Return what an exit code says; None: it is not known."""
+def _explain_exit(code: int | None) -> LaunchStatus:
     if code is None:
         return _ended(LaunchEnd.CRASHED, "the worker ended while the server was away")
     figures = {"exit_code": str(code)}

@@ -1,16 +1,18 @@
 """The working model of an ONNX upload, on aimet-onnx."""
 
+import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Final, Self, TypeVar
 
 import onnx
+from aimet_onnx.common.utils import AimetLogger
 
 from lighten import v1 as pb
 from lighten_service.jobs.errors import FailedPrecondition, LightenError
-from lighten_service.worker.engines.onnx_layers import equalize, fold_batch_norms
+from lighten_service.worker.engines.onnx_layers import Folded, equalize, fold_batch_norms
 from lighten_service.worker.engines.onnx_normalise import normalise
 from lighten_service.worker.engines.onnx_providers import device_name, providers_for
 from lighten_service.worker.engines.onnx_sample import deviation, open_session, sample, settle_batch
@@ -25,18 +27,25 @@ from lighten_service.worker.model import Batch, Encoding, ModelStatistics, Outpu
 # Largest share of the output's magnitude by which an exact rewrite may move it: rounding alone.
 _TOLERANCE = 1e-3
 # What AIMET raises about graphs and types that it cannot simulate.
-_AIMET_ERRORS = (RuntimeError, ValueError, KeyError, NotImplementedError, AssertionError)
+_AIMET_ERRORS: Final[tuple[type[Exception], ...]] = (
+    RuntimeError,
+    ValueError,
+    KeyError,
+    NotImplementedError,
+    AssertionError,
+)
+_EXPORT_ERRORS: Final[tuple[type[Exception], ...]] = (LightenError, *_AIMET_ERRORS)
 
 T = TypeVar("T")
 
 
 def open_onnx_model(
-    source: pb.ModelSource, path: Path, *, scratch: Path, device: str, seed: int
+    spec: pb.JobSpec, path: Path, *, scratch: Path, device: str, seed: int
 ) -> "OnnxModel":
     """Load an upload and bring it into the form that AIMET reads well.
 
     Args:
-        source: what the spec says about the model; its ``inputs`` are used.
+        spec: its ``model.inputs`` are used.
         path: the ``.onnx`` file, or the folder that holds it with its external data.
         scratch: folder for temporary files.
         device: ``cpu`` or ``cuda:N``; falls back to the CPU where ONNX Runtime has no CUDA.
@@ -47,8 +56,10 @@ def open_onnx_model(
             INVALID_MODEL where the model does not run.
         FailedPrecondition: REWRITE_CHANGED_MODEL.
     """
+    # They would write to standard output.
+    AimetLogger.set_level_for_all_areas(logging.WARNING)
     original = load_onnx_model(path)
-    inputs = fix_inputs(original, source.inputs)
+    inputs = fix_inputs(original, spec.model.inputs)
     providers = providers_for(device)
     reference = settle_batch(original, inputs, scratch=scratch, providers=providers, seed=seed)
     model = OnnxModel(normalise(original), inputs, scratch=scratch, device=device, seed=seed)
@@ -77,6 +88,7 @@ class OnnxModel(WorkingModel):
         self._requested_device = device
         self._providers = providers_for(device)
         self._seed = seed
+        self._folded: Folded = {}
         self._session: GraphSession | None = None
         self._simulation: Simulation | None = None
         self._encodings: tuple[Encoding, ...] = ()
@@ -101,13 +113,15 @@ class OnnxModel(WorkingModel):
         self._require_float()
         model = onnx.ModelProto()
         model.CopyFrom(self._model)
-        return type(self)(
+        other = type(self)(
             model,
             self._inputs,
             scratch=self._parent,
             device=self._requested_device,
             seed=self._seed,
         )
+        other._folded = dict(self._folded)
+        return other
 
     def predict(self, batch: Batch) -> Outputs:
         if self._simulation is not None:
@@ -119,12 +133,15 @@ class OnnxModel(WorkingModel):
 
     def fold_batch_norms(self) -> int:
         before = self._probe()
-        count = self._rewrite(fold_batch_norms)
+        folded = self._rewrite(fold_batch_norms)
         self.require_same(before, "folding batch norms")
-        return count
+        self._folded |= folded
+        return len(folded)
 
     def equalize(self, *, replace_relu6: bool) -> Mapping[str, float]:
-        return self._rewrite(lambda model: equalize(model, replace_relu6=replace_relu6))
+        return self._rewrite(
+            lambda model: equalize(model, self._folded, replace_relu6=replace_relu6)
+        )
 
     def calibrate(
         self,
@@ -166,12 +183,13 @@ class OnnxModel(WorkingModel):
         Raises:
             FailedPrecondition: QDQ_NOT_RUNNABLE where ONNX Runtime does not load the graph.
         """
-        save_single_file(self._calibrated().to_qdq(), path)
+        simulation = self._calibrated()
         try:
+            save_single_file(simulation.to_qdq(), path)
             for optimize in (False, True):
                 GraphSession(path, optimize=optimize)
-        except LightenError as error:
-            path.unlink()
+        except _EXPORT_ERRORS as error:
+            path.unlink(missing_ok=True)
             raise FailedPrecondition(
                 "QDQ_NOT_RUNNABLE",
                 "ONNX Runtime cannot run the model with these widths; use INT8, or leave out the "

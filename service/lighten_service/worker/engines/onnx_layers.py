@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx
-from aimet_onnx.batch_norm_fold import fold_all_batch_norms_to_weight
+from aimet_onnx.batch_norm_fold import BNLayer, fold_all_batch_norms_to_weight
 from aimet_onnx.cross_layer_equalization import CrossLayerScaling, HighBiasFold
 from onnxruntime.quantization.onnx_quantizer import ONNXModel
 
@@ -13,26 +13,36 @@ from lighten_service.worker.graphs.walk import array, constants, consumers, prod
 _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 
 
-def fold_batch_norms(model: onnx.ModelProto) -> int:
-    """Fold every batch norm beside a convolution or linear layer; return how many."""
+# Batch norms that were folded, by the name of the layer that took them up.
+Folded = dict[str, BNLayer]
+
+
+def fold_batch_norms(model: onnx.ModelProto) -> Folded:
+    """Fold every batch norm beside a convolution or linear layer."""
     after, before = fold_all_batch_norms_to_weight(model)
-    return len(after) + len(before)
+    return {layer.name: batch_norm for layer, batch_norm in [*after, *before]}
 
 
-def equalize(model: onnx.ModelProto, *, replace_relu6: bool) -> Mapping[str, float]:
+def equalize(model: onnx.ModelProto, folded: Folded, *, replace_relu6: bool) -> Mapping[str, float]:
     """Run the parts of AIMET's ``equalize_model``, which would replace ReLU6 unasked.
 
     Scaling across consecutive convolutions, then absorption of high biases where a batch norm was
-    folded just now (Nagel et al. 2019, sections 4.1 and 4.2). Returns the counts that
-    ``WorkingModel.equalize`` describes.
+    folded (Nagel et al. 2019, sections 4.1 and 4.2).
+
+    Args:
+        model: changed in place.
+        folded: batch norms folded before, so that the order of the steps makes no difference.
+        replace_relu6: turn ReLU6 between convolutions into ReLU first.
+
+    Returns:
+        The counts that `WorkingModel.equalize` describes.
     """
-    after, before = fold_all_batch_norms_to_weight(model)
+    new = fold_batch_norms(model)
     replaced = _replace_relu6(model) if replace_relu6 else 0
     # AIMET's ConnectedGraph wants the wrapper in one place and the message in others.
     wrapped = ONNXModel(model)
     sets = CrossLayerScaling(wrapped).scale_model()
-    batch_norms = {layer.name: batch_norm for layer, batch_norm in [*after, *before]}
-    HighBiasFold(wrapped).bias_fold(sets, batch_norms)
+    HighBiasFold(wrapped).bias_fold(sets, folded | new)
     layers = {
         layer.name
         for found in sets
@@ -41,7 +51,7 @@ def equalize(model: onnx.ModelProto, *, replace_relu6: bool) -> Mapping[str, flo
     }
     return {
         "equalized_layers": float(len(layers)),
-        "folded_batch_norms": float(len(after) + len(before)),
+        "folded_batch_norms": float(len(new)),
         "replaced_relu6": float(replaced),
     }
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import aimet_onnx
-import numpy as np
 import onnx
 from aimet_onnx import QuantizationSimModel
 from aimet_onnx.qc_quantize_op import QcQuantizeOp
@@ -30,6 +29,7 @@ _ACTIVATIONS = frozenset({"Clip", "Relu"})
 # Constant inputs that set how an operator works, and are no operands: never quantized.
 _SETTINGS = {"Clip": (1, 2), "Pad": (2,), "Pow": (1,)}
 _NAMES_SHOWN = 5
+_LARGEST_SCALE = 1e30
 
 
 class Simulation:
@@ -72,7 +72,8 @@ class Simulation:
         """Choose every range from ``batches``, one at a time in memory.
 
         Raises:
-            FailedPrecondition: NO_QUANTIZERS, UNCALIBRATED_QUANTIZERS.
+            FailedPrecondition: NO_QUANTIZERS, EMPTY_CALIBRATION_DATA, UNCALIBRATED_QUANTIZERS,
+                NON_FINITE_RANGES.
         """
         weights = set(self._sim.param_names)
         enabled = [n for n, q in self._sim.qc_quantize_op_dict.items() if q.enabled]
@@ -82,12 +83,13 @@ class Simulation:
                 "the model has no weight or no activation that this configuration quantizes",
                 field="plan.quantization",
             )
+        done = 0
         with aimet_onnx.compute_encodings(self._sim):
-            for number, batch in enumerate(batches, 1):
+            for done, batch in enumerate(batches, 1):
                 run_portions(self._sim.session, batch, self._names)
-                on_batch(number)
-            self._require(enabled, _has_statistics)
-        self._require(enabled, _has_range)
+                on_batch(done)
+            self._require_observed(done, enabled)
+        self._require_finite(enabled)
         count = sum(name in weights for name in enabled)
         return {
             "weight_quantizers": float(count),
@@ -154,27 +156,41 @@ class Simulation:
             # aimet-onnx has no public setter; its default is 100.
             quantizer._tensor_quantizer.setPercentileValue(percentile)
 
-    def _require(self, names: Iterable[str], ready: Callable[[QcQuantizeOp], bool]) -> None:
+    def _require_observed(self, batches: int, names: Iterable[str]) -> None:
+        """Check that AIMET has something to choose each range by: it raises where it has not."""
+        if not batches:
+            raise FailedPrecondition(
+                "EMPTY_CALIBRATION_DATA", "there is no calibration sample", field="calibration.data"
+            )
         quantizers = self._sim.qc_quantize_op_dict
-        missing = [name for name in names if not ready(quantizers[name])]
+        missing = [n for n in names if not quantizers[n]._tensor_quantizer.hasValidStats()]
         if missing:
-            shown = ", ".join(missing[:_NAMES_SHOWN])
             raise FailedPrecondition(
                 "UNCALIBRATED_QUANTIZERS",
-                f"{len(missing)} quantizers have no usable range ({shown}); the calibration data "
-                "did not reach them, or made values that are not finite",
-                field="calibration",
+                f"no value reached these quantizers during calibration: {_first(missing)}",
+                field="calibration.data",
+            )
+
+    def _require_finite(self, names: Iterable[str]) -> None:
+        infinite = [n for n in names if not _finite(self._sim.qc_quantize_op_dict[n])]
+        if infinite:
+            raise FailedPrecondition(
+                "NON_FINITE_RANGES",
+                f"NaN or infinity reached these quantizers during calibration: {_first(infinite)}; "
+                "check the scale, mean and std of the preprocessing",
+                field="calibration.preprocessing",
             )
 
 
-def _has_statistics(quantizer: QcQuantizeOp) -> bool:
-    """Say whether anything was observed; AIMET raises where a range has nothing to go by."""
-    return quantizer.is_encoding_frozen() or quantizer._tensor_quantizer.hasValidStats()
-
-
-def _has_range(quantizer: QcQuantizeOp) -> bool:
+def _finite(quantizer: QcQuantizeOp) -> bool:
+    # AIMET turns an infinite range into a finite scale of about 1e36.
     encodings = (quantizer.get_encodings() if quantizer.is_initialized() else None) or []
-    return bool(encodings) and all(np.isfinite(e.delta) and e.delta > 0 for e in encodings)
+    return bool(encodings) and all(0 < entry.delta < _LARGEST_SCALE for entry in encodings)
+
+
+def _first(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return ", ".join(names[:_NAMES_SHOWN]) + more
 
 
 def _setting_constants(graph: onnx.GraphProto) -> tuple[str, ...]:

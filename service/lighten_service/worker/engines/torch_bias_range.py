@@ -6,7 +6,7 @@ to fit, and ONNX Runtime then cuts it off. As in ONNX Runtime's own quantizer, t
 raised until the bias fits: in a channel so small the weights lose nothing that matters.
 """
 
-from typing import Final
+from typing import Any, Final
 
 import torch
 from aimet_torch.nn import QuantizationMixin
@@ -19,6 +19,7 @@ from lighten_service.worker.engines.torch_prepare import Inputs, run
 _LARGEST_BIAS: Final = 0.999 * 2**31
 
 
+@torch.no_grad()
 def make_room_for_biases(sim: QuantizationSimModel, inputs: Inputs) -> int:
     """Raise weight scales where a bias would overflow; return how many layers changed.
 
@@ -46,7 +47,7 @@ def _needed_grid(module: torch.nn.Module) -> torch.Tensor | None:
         return None
     if not isinstance(module.param_quantizers["weight"], AffineQuantizerBase):
         return None
-    need = bias.detach().abs() / _LARGEST_BIAS
+    need: torch.Tensor = bias.detach().abs() / _LARGEST_BIAS
     scale = _quantizer(module).get_scale()
     if scale.numel() == 1:
         return need.max().reshape(scale.shape)
@@ -68,7 +69,7 @@ def _input_scales(
     """Return the scale of the first input of each module that has a quantized one."""
     found: dict[torch.nn.Module, float] = {}
 
-    def note(module: torch.nn.Module, arguments: tuple[object, ...], _: object) -> None:
+    def note(module: Any, arguments: tuple[object, ...], _: object) -> None:
         quantizer = module.input_quantizers[0]
         encoding = getattr(arguments[0], "encoding", None)
         if quantizer is not None:
@@ -95,8 +96,9 @@ def _raise(module: torch.nn.Module, needed: torch.Tensor) -> bool:
 
 
 def _weight_scale(module: torch.nn.Module) -> torch.Tensor:
-    return _quantizer(module).get_scale()
+    scale: torch.Tensor = _quantizer(module).get_scale()
+    return scale
 
 
-def _quantizer(module: torch.nn.Module) -> AffineQuantizerBase:
+def _quantizer(module: Any) -> AffineQuantizerBase:
     return module.param_quantizers["weight"]

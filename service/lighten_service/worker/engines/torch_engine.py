@@ -13,8 +13,8 @@ import onnx
 import torch
 from aimet_torch.common.utils import AimetLogger
 from aimet_torch.quantsim import QuantizationSimModel
-from lighten import v1 as pb
 
+from lighten import v1 as pb
 from lighten_service.jobs.errors import FailedPrecondition, InvalidArgument
 from lighten_service.worker.engines import torch_equalize, torch_export, torch_simulation
 from lighten_service.worker.engines.torch_prepare import (
@@ -34,8 +34,8 @@ from lighten_service.worker.model import Batch, Encoding, ModelStatistics, Outpu
 
 _INPUT_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
 _OUTPUT: Final = "output"
-# QuantizeLinear of older opsets has 8 bits alone.
-_NARROW_OPSET: Final = 21
+# Older opsets quantize to 8 bits alone.
+_WIDTHS_OPSET: Final = 21
 
 
 def open_torch_model(
@@ -59,7 +59,7 @@ def open_torch_model(
     signature = torch_export.Signature(
         inputs=tuple(entry.name for entry in specs),
         outputs=tuple(names),
-        opset=spec.outputs.opset or _NARROW_OPSET,
+        opset=spec.outputs.opset or _WIDTHS_OPSET,
     )
     return TorchModel(
         prepared.to(device), specs, signature, scratch=scratch, device=device, seed=seed
@@ -174,9 +174,9 @@ class TorchModel(WorkingModel):
         path.write_text(json.dumps(document, indent=2) + "\n")
 
     def export_qdq(self, path: Path) -> None:
-        model = torch_export.qdq_graph(
-            self._simulation(), self._example(), self._signature, self._scratch
-        )
+        sim = self._simulation()
+        self._check_opset(sim)
+        model = torch_export.qdq_graph(sim, self._example(), self._signature, self._scratch)
         clean_qdq(model)
         save_single_file(model, path)
 
@@ -217,6 +217,16 @@ class TorchModel(WorkingModel):
                 field="plan.steps",
             )
         return self._sim
+
+    def _check_opset(self, sim: QuantizationSimModel) -> None:
+        if self._signature.opset >= _WIDTHS_OPSET:
+            return
+        if any(quantizer.bitwidth != 8 for quantizer in sim.quantizers()):
+            raise InvalidArgument(
+                "OPSET_TOO_LOW",
+                f"INT4 and INT16 need opset {_WIDTHS_OPSET} or newer, not {self._signature.opset}",
+                field="outputs.opset",
+            )
 
     def _check_float(self) -> None:
         if self.quantized:

@@ -16,6 +16,9 @@ def fold(module: torch.nn.Module, inputs: Inputs) -> list[FoldedPair]:
     The folded batch norms are gone from the module; the pairs keep them, because high-bias
     absorption needs their statistics.
     """
+    # AIMET asks the first parameter for its device.
+    if next(module.parameters(), None) is None:
+        return []
     return list(fold_all_batch_norms(module, None, dummy_input=inputs))
 
 
@@ -27,6 +30,8 @@ def equalize(module: torch.nn.Module, inputs: Inputs, folded: list[FoldedPair]) 
     deviations of what the batch norms saw (Nagel et al. 2019, section 4.1.3). `equalize_model`
     itself absorbs nothing when batch norms were folded by an earlier call.
     """
+    if next(module.parameters(), None) is None:
+        return 0
     scaled = CrossLayerScaling().scale_model(module, dummy_input=inputs)
     HighBiasFold.bias_fold(scaled, dict(folded))
     layers = {

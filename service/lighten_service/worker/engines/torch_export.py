@@ -17,9 +17,9 @@ import aimet_torch.onnx
 import onnx
 import torch
 from aimet_torch.quantsim import QuantizationSimModel
-from lighten import v1 as pb
 from onnx import version_converter
 
+from lighten import v1 as pb
 from lighten_service.worker.engines.torch_prepare import Inputs
 from lighten_service.worker.graphs.walk import consumers
 

@@ -6,9 +6,9 @@ from typing import Final
 
 import torch
 from aimet_torch.model_preparer import prepare_model
-from lighten import v1 as pb
-from timm.layers import BatchNormAct2d
+from timm.layers.norm_act import BatchNormAct2d
 
+from lighten import v1 as pb
 from lighten_service.jobs.errors import InvalidArgument
 
 Inputs = tuple[torch.Tensor, ...]

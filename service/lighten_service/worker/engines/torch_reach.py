@@ -21,9 +21,7 @@ def reached_quantizers(sim: QuantizationSimModel) -> Iterator[set[QuantizerBase]
     """Collect the quantizers that float tensors pass while the block runs the model."""
     reached: set[QuantizerBase] = set()
 
-    def note(
-        module: BaseQuantizationMixin, arguments: tuple[object, ...], result: object
-    ) -> None:
+    def note(module: BaseQuantizationMixin, arguments: tuple[object, ...], result: object) -> None:
         reached.update(q for q in module.param_quantizers.values() if q is not None)
         outputs = flatten_outputs(result)
         for quantizers, values in (

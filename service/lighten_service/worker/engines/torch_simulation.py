@@ -3,14 +3,14 @@
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from aimet_torch.quantization.affine import AffineQuantizerBase
 from aimet_torch.quantization.base import QuantizerBase
 from aimet_torch.quantsim import QuantizationSimModel
-from lighten import v1 as pb
 
+from lighten import v1 as pb
 from lighten_service.jobs.errors import FailedPrecondition
 from lighten_service.worker import quantsim
 from lighten_service.worker.engines.torch_bias_range import make_room_for_biases
@@ -71,12 +71,12 @@ def remove_double_quantizers(sim: QuantizationSimModel) -> int:
     """
     removed = 0
     for op in sim.connected_graph.ordered_ops:
-        conv = op.get_module()
+        conv: Any = op.get_module()
         followers = op.output_ops
         if not _is_depthwise(conv) or len(followers) != 1 or len(op.outputs) != 1:
             continue
-        activation = followers[0].get_module()
-        if isinstance(activation, _ACTIVATIONS) and activation.output_quantizers[0] is not None:
+        activation: Any = followers[0].get_module()
+        if _is_activation(activation) and activation.output_quantizers[0] is not None:
             removed += conv.output_quantizers[0] is not None
             conv.output_quantizers[0] = None
     return removed
@@ -97,10 +97,11 @@ def calibrate(
         example: one sample.
 
     Raises:
-        FailedPrecondition: EMPTY_CALIBRATION_DATA, NO_QUANTIZERS, UNCALIBRATED_QUANTIZERS or NON_FINITE_RANGES.
+        FailedPrecondition: EMPTY_CALIBRATION_DATA, NO_QUANTIZERS, UNCALIBRATED_QUANTIZERS or
+            NON_FINITE_RANGES.
     """
     done = 0
-    reached: set[QuantizerBase] = set()
+    reached = set[QuantizerBase]()
 
     def observe(model: torch.nn.Module) -> None:
         nonlocal done, reached
@@ -171,6 +172,10 @@ def _finite(quantizer: AffineQuantizerBase) -> bool:
 
 def _is_depthwise(module: object) -> bool:
     return isinstance(module, _DEPTHWISE) and 1 < module.groups == module.in_channels
+
+
+def _is_activation(module: object) -> bool:
+    return isinstance(module, _ACTIVATIONS)
 
 
 def _first(names: list[str]) -> str:

@@ -1,13 +1,12 @@
 """Models that torchvision or timm builds from a name, with weights from a file."""
 
-from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
-from lighten import v1 as pb
 
+from lighten import v1 as pb
 from lighten_service.jobs.errors import InvalidArgument
 from lighten_service.worker.formats.weights import check_finite, load_weights, match_weights
 
@@ -16,9 +15,7 @@ _NAME: Final = "model.architecture.name"
 _BUILD_ERRORS: Final = (AssertionError, LookupError, RuntimeError, TypeError, ValueError)
 
 
-def load_architecture_model(
-    model: pb.ModelSource, artifact: Path, *, seed: int
-) -> torch.nn.Module:
+def load_architecture_model(model: pb.ModelSource, artifact: Path, *, seed: int) -> torch.nn.Module:
     """Build the architecture and load its weights; the module is on the CPU, in eval mode.
 
     Args:
@@ -40,25 +37,22 @@ def load_architecture_model(
 
 
 def _build(architecture: pb.Architecture) -> torch.nn.Module:
-    builders: dict[pb.ArchitectureLibrary.ValueType, Callable[..., torch.nn.Module]] = {
-        pb.ARCHITECTURE_LIBRARY_TORCHVISION: _build_torchvision,
-        pb.ARCHITECTURE_LIBRARY_TIMM: _build_timm,
-    }
-    build = builders.get(architecture.library)
-    if build is None:
-        raise InvalidArgument(
-            "INVALID_ARCHITECTURE",
-            "the architecture needs a library: TORCHVISION or TIMM",
-            field="model.architecture.library",
-        )
     try:
-        return build(architecture)
+        if architecture.library == pb.ARCHITECTURE_LIBRARY_TORCHVISION:
+            return _build_torchvision(architecture)
+        if architecture.library == pb.ARCHITECTURE_LIBRARY_TIMM:
+            return _build_timm(architecture)
     except _BUILD_ERRORS as error:
         raise InvalidArgument(
             "INVALID_ARCHITECTURE",
             f"{architecture.name!r} cannot be built with these arguments: {error}",
             field="model.architecture",
         ) from error
+    raise InvalidArgument(
+        "INVALID_ARCHITECTURE",
+        "the architecture needs a library: TORCHVISION or TIMM",
+        field="model.architecture.library",
+    )
 
 
 def _build_torchvision(architecture: pb.Architecture) -> torch.nn.Module:
@@ -84,13 +78,14 @@ def _build_torchvision(architecture: pb.Architecture) -> torch.nn.Module:
 
 def _build_timm(architecture: pb.Architecture) -> torch.nn.Module:
     import timm
+    from timm.layers.config import set_fused_attn
 
     name = architecture.name
     # A tag after the dot names pretrained weights of the same architecture.
     _check_name(name.partition(".")[0], timm.list_models(), "timm", shown=name)
     # Attention as plain matrix products, which AIMET can quantize and ONNX can hold.
-    timm.layers.set_fused_attn(False)
-    options = {}
+    set_fused_attn(False)
+    options: dict[str, Any] = {}
     if architecture.HasField("num_classes"):
         options["num_classes"] = architecture.num_classes
     if architecture.HasField("in_channels"):

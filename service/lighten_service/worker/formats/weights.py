@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from lighten import v1 as pb
 from safetensors import SafetensorError, safe_open
 
+from lighten import v1 as pb
 from lighten_service.jobs.errors import InvalidArgument
 
 Weights = dict[str, torch.Tensor]
@@ -56,7 +56,9 @@ def load_weights(artifact: Path, model_format: pb.ModelFormat.ValueType) -> Weig
     return _strip_prefix(_read_state_dict(path))
 
 
-def match_weights(weights: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> Weights:
+def match_weights(
+    weights: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]
+) -> Weights:
     """Return the weights in the types of the model, after checking names and shapes.
 
     Shapes come first: a crafted tensor can claim any size over a storage of a few bytes.
@@ -137,9 +139,7 @@ def _read_state_dict(path: Path) -> Weights:
             "code; save model.state_dict() instead"
         ) from error
     except _LOAD_ERRORS as error:
-        raise _invalid(
-            f"{path.name} is truncated or no PyTorch file: {_line(error)}"
-        ) from error
+        raise _invalid(f"{path.name} is truncated or no PyTorch file: {_line(error)}") from error
     return _tensors(_unwrap(content), path.name)
 
 
