@@ -21,7 +21,11 @@ from lighten_service.telemetry import logs
 
 _CANNOT_START = 2
 # What takes a worker seconds to import; by name, for the server never imports it.
-_WARM_IMPORTS = ("lighten_service.worker.pipeline",)
+_WARM_IMPORTS = (
+    "lighten_service.worker.pipeline",
+    "lighten_service.worker.engines.onnx_engine",
+    "lighten_service.worker.engines.torch_engine",
+)
 
 log = logs.get_logger(__name__)
 

@@ -10,28 +10,11 @@ from time import monotonic, perf_counter
 
 import numpy as np
 import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from lighten import v1 as pb
 from lighten_service.jobs.errors import FailedPrecondition
 from lighten_service.worker.model import Batch
-
-# ONNX Runtime's errors have no common base.
-_RUNTIME_ERRORS = (
-    native.EngineError,
-    native.EPFail,
-    native.Fail,
-    native.InvalidArgument,
-    native.InvalidGraph,
-    native.InvalidProtobuf,
-    native.NoModel,
-    native.NoSuchFile,
-    native.NotFound,
-    native.NotImplemented,
-    native.RuntimeException,
-    RuntimeError,
-    ValueError,
-)
+from lighten_service.worker.runtime import RUNTIME_ERRORS
 
 MIN_RUNS = 5
 WARM_UP_RUNS = 3
@@ -51,7 +34,8 @@ def measure_latency(
 
     Args:
         models: ONNX files by a name that the result repeats, all with the same inputs.
-        feeds: one sample by input name, batch dimension included (1).
+        feeds: one sample by input name, batch dimension included; as many samples as the graphs
+            demand where their batch is fixed.
         threads: threads inside an operator.
         budget_seconds: time for all models together, warm-up included and loading not. Slow
             models get fewer rounds, but never fewer than 5 after one warm-up.
@@ -65,6 +49,7 @@ def measure_latency(
     Raises:
         FailedPrecondition: RUNTIME_REFUSED_MODEL, when ONNX Runtime cannot load or run one.
     """
+    size = len(next(iter(feeds.values())))
     sessions = {name: _load(name, path, threads, providers) for name, path in models.items()}
     deadline = monotonic() + budget_seconds
     for warm_up in range(WARM_UP_RUNS):
@@ -77,7 +62,9 @@ def measure_latency(
             break
         for name, taken in _round(sessions, feeds, check).items():
             seconds[name].append(taken)
-    return {name: _latency(session, seconds[name], threads) for name, session in sessions.items()}
+    return {
+        name: _latency(session, seconds[name], threads, size) for name, session in sessions.items()
+    }
 
 
 def _load(
@@ -91,7 +78,7 @@ def _load(
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         return onnxruntime.InferenceSession(path, options, providers=list(providers))
-    except _RUNTIME_ERRORS as error:
+    except RUNTIME_ERRORS as error:
         raise _refused(name, error) from error
 
 
@@ -105,20 +92,20 @@ def _round(
         began = perf_counter()
         try:
             session.run(None, feeds)
-        except _RUNTIME_ERRORS as error:
+        except (*RUNTIME_ERRORS, ValueError) as error:  # ValueError: feeds by a wrong name
             raise _refused(name, error) from error
         taken[name] = perf_counter() - began
     return taken
 
 
 def _latency(
-    session: onnxruntime.InferenceSession, seconds: Sequence[float], threads: int
+    session: onnxruntime.InferenceSession, seconds: Sequence[float], threads: int, size: int
 ) -> pb.Latency:
     return pb.Latency(
         median_seconds=float(np.median(seconds)),
         p90_seconds=float(np.quantile(seconds, 0.9)),
         runs=len(seconds),
-        batch_size=1,
+        batch_size=size,
         runtime=f"onnxruntime {onnxruntime.__version__}",
         provider=session.get_providers()[0],
         threads=threads,

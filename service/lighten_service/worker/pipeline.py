@@ -9,6 +9,7 @@ from pathlib import Path
 from time import monotonic
 
 import numpy as np
+import onnx
 
 from lighten import v1 as pb
 from lighten_service.jobs.errors import FailedPrecondition
@@ -22,6 +23,7 @@ from lighten_service.worker.datasets import open_dataset
 from lighten_service.worker.engines import open_model
 from lighten_service.worker.evaluation import check_outputs
 from lighten_service.worker.fetch import Fetched, fetch_inputs
+from lighten_service.worker.formats.onnx_inputs import batch_size
 from lighten_service.worker.latency import measure_latency
 from lighten_service.worker.model import WorkingModel
 from lighten_service.worker.produce import write_outputs
@@ -32,8 +34,8 @@ from lighten_service.worker.publish import (
     publish_artifacts,
     publish_manifest,
 )
-from lighten_service.worker.runtime import threads
-from lighten_service.worker.samples import Head
+from lighten_service.worker.runtime import thread_count
+from lighten_service.worker.samples import Head, first_samples
 from lighten_service.worker.session import Assignment, Session
 from lighten_service.worker.stages import Stages
 from lighten_service.worker.verify import verify
@@ -249,11 +251,12 @@ class Pipeline:
     def _time(self, context: StepContext, samples: Samples) -> None:
         """Measure the latency of every column that has a file, in turns, one sample at a time."""
         files = {name: one.onnx for name, one in self.columns.items() if one.onnx is not None}
-        feeds = next(iter(Head(samples, 1).batches(1))).inputs
+        fixed = batch_size(onnx.load(files["baseline"], load_external_data=False))
+        feeds = first_samples(samples, fixed or 1)
         latencies = measure_latency(
             files,
             feeds,
-            threads=threads(),
+            threads=thread_count(),
             budget_seconds=LATENCY_SECONDS,
             check=context.check,
         )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from importlib import metadata
 
 from lighten import v1 as pb
-from lighten_service.worker.runtime import threads
+from lighten_service.worker.runtime import thread_count
 
 _PACKAGES = (
     "aimet-onnx",
@@ -37,5 +37,5 @@ def provenance(spec: pb.JobSpec, device: str, input_sha256: Mapping[str, str]) -
         device=device,
         seed=spec.seed,
         input_sha256=input_sha256,
-        threads=threads(),
+        threads=thread_count(),
     )

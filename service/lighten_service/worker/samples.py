@@ -4,7 +4,10 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
+import numpy as np
+
 from lighten_service.worker.data import LabelledBatch, Samples
+from lighten_service.worker.model import Batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,14 @@ class Head(Samples):
                 left -= batch.size
                 if left <= 0:
                     return
+
+
+def first_samples(samples: Samples, count: int) -> Batch:
+    """Return the first samples, repeated where there are not so many."""
+    inputs = next(iter(Head(samples, count).batches(count))).inputs
+    return {
+        name: np.take(values, range(count), axis=0, mode="wrap") for name, values in inputs.items()
+    }
 
 
 def _first(batch: LabelledBatch, count: int) -> LabelledBatch:

@@ -18,11 +18,11 @@ from lighten_service.worker.engines.onnx_providers import device_name, providers
 from lighten_service.worker.engines.onnx_sample import deviation, open_session, sample, settle_batch
 from lighten_service.worker.engines.onnx_simulation import Simulation
 from lighten_service.worker.formats.onnx_inputs import fix_inputs
-from lighten_service.worker.formats.onnx_runtime import GraphSession, short_reason
 from lighten_service.worker.formats.onnx_safety import load_onnx_model
 from lighten_service.worker.graphs.save import save_single_file
 from lighten_service.worker.graphs.statistics import graph_statistics
 from lighten_service.worker.model import Batch, Encoding, ModelStatistics, Outputs, WorkingModel
+from lighten_service.worker.runtime import GraphSession, short_reason
 
 # Largest share of the output's magnitude by which an exact rewrite may move it: rounding alone.
 _TOLERANCE = 1e-3

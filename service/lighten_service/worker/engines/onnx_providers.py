@@ -2,7 +2,7 @@
 
 import onnxruntime
 
-from lighten_service.worker.formats.onnx_runtime import CPU
+from lighten_service.worker.runtime import CPU
 
 CUDA = "CUDAExecutionProvider"
 

@@ -11,9 +11,9 @@ from lighten import v1 as pb
 from lighten_service.jobs.errors import InvalidArgument
 from lighten_service.worker.formats.onnx_files import invalid
 from lighten_service.worker.formats.onnx_inputs import batch_size, graph_inputs
-from lighten_service.worker.formats.onnx_runtime import RUNTIME_ERRORS, GraphSession, short_reason
 from lighten_service.worker.graphs.save import fits_one_file, save_single_file
 from lighten_service.worker.model import Batch, Outputs
+from lighten_service.worker.runtime import RUNTIME_ERRORS, GraphSession, short_reason
 
 _DTYPES = {
     pb.ELEMENT_TYPE_FLOAT32: np.float32,

@@ -14,11 +14,11 @@ from aimet_onnx.qc_quantize_op import QcQuantizeOp
 from lighten import v1 as pb
 from lighten_service.jobs.errors import FailedPrecondition
 from lighten_service.worker import quantsim
-from lighten_service.worker.formats.onnx_runtime import run_portions, thread_count
 from lighten_service.worker.graphs.clean import clean_qdq
 from lighten_service.worker.graphs.qdq import read_encodings
 from lighten_service.worker.graphs.walk import attribute, constants, consumers
 from lighten_service.worker.model import Batch, Encoding, Outputs
+from lighten_service.worker.runtime import run_portions, thread_count
 
 _VERSIONS = {
     pb.ENCODINGS_VERSION_0_6_1: "0.6.1",

@@ -18,8 +18,8 @@ from lighten_service.worker.formats.onnx_files import (
     load_external_data,
     read_graph,
 )
-from lighten_service.worker.formats.onnx_runtime import check_runs
 from lighten_service.worker.graphs.walk import all_nodes, attribute, constants, graphs, opset
+from lighten_service.worker.runtime import check_runs
 
 OPSETS = range(9, 25)
 DEFAULT_MAX_BYTES = 16 * 2**30
