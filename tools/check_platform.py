@@ -3,6 +3,7 @@
 import platform
 import sys
 
+CLIENT = "The client installs anywhere: pip install ."
 PROBLEMS = []
 
 if sys.version_info[:2] != (3, 11):
@@ -10,19 +11,23 @@ if sys.version_info[:2] != (3, 11):
         "Python 3.11 is needed, this is %s (%s). Set PYTHON, for example: make PYTHON=python3.11"
         % (platform.python_version(), sys.executable)
     )
+else:
+    try:
+        import ensurepip  # noqa: F401
+    except ImportError:
+        PROBLEMS.append("This Python makes no environments: install the package python3.11-venv.")
 
 if platform.system() != "Linux" or platform.machine() != "x86_64":
     PROBLEMS.append(
         "The worker needs Linux on x86_64, because aimet-onnx has wheels for nothing else; this is "
-        "%s on %s. The client installs anywhere: pip install ."
-        % (platform.system(), platform.machine())
+        "%s on %s. %s" % (platform.system(), platform.machine(), CLIENT)
     )
 else:
     libc, version = platform.libc_ver()
     if libc != "glibc" or tuple(int(part) for part in version.split(".")[:2]) < (2, 34):
         PROBLEMS.append(
-            "The worker needs glibc 2.34 or newer, because aimet-onnx's wheels do; this is %s %s. "
-            "The client installs anywhere: pip install ." % (libc or "another libc", version)
+            "The worker needs glibc 2.34 or newer, because aimet-onnx's wheels do; this is %s. %s"
+            % ("%s %s" % (libc, version) if libc else "another libc", CLIENT)
         )
 
 if PROBLEMS:

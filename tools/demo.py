@@ -28,17 +28,24 @@ CACHE = ROOT / ".cache" / "demo"
 OUTPUT = ROOT / "out" / "demo"
 LOG = CACHE / "server.log"
 BUCKET = "lighten-demo"
+# Where each file of DemoData lies in the bucket.
+KEYS = {
+    "weights": "models/mobilenet_v2.pth",
+    "calibration": "data/calibration.tar",
+    "evaluation": "data/evaluation.tar",
+}
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 SPEC = """\
 # What `make demo` submits. Techniques and fields: protos/lighten/v1/spec.proto.
 display_name: MobileNetV2, ImageNet weights, W8A8
 model:
-  artifact: {{uri: "s3://{bucket}/models/mobilenet_v2.pth"}}
+  artifact: {{uri: "{weights}"}}
   format: STATE_DICT
   architecture: {{library: TORCHVISION, name: mobilenet_v2}}
   inputs: [{{name: image, shape: [3, 224, 224]}}]
 calibration: &photos
-  data: {{uri: "s3://{bucket}/data/calibration.tar"}}
+  data: {{uri: "{calibration}"}}
   format: IMAGE_TAR
   preprocessing: &imagenet
     resize: {{shorter_side: 256}}
@@ -46,7 +53,7 @@ calibration: &photos
     mean: [0.485, 0.456, 0.406]
     std: [0.229, 0.224, 0.225]
 evaluation:
-  data: {{uri: "s3://{bucket}/data/evaluation.tar"}}
+  data: {{uri: "{evaluation}"}}
   format: IMAGE_TAR
   preprocessing: *imagenet
 plan:
@@ -65,8 +72,10 @@ console = Console(highlight=False)
 
 def main() -> int:
     """Run the demo; return the exit status of the CLI."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in _INTERRUPTS:
+        signal.signal(number, _interrupt)
     CACHE.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
     try:
         _headline("Data")
         data = prepare(CACHE, _say)
@@ -84,44 +93,50 @@ def main() -> int:
             )
             LOG.unlink(missing_ok=True)
             stack.enter_context(server)
-            _say(f"lighten-server at {server.target} (log: {LOG.relative_to(ROOT)})")
-            return _job(server.target)
+            _say(f"lighten-server at {server.target} (log: {_short(LOG)})")
+            status = _job(server.target)
     except KeyboardInterrupt:
+        console.show_cursor()
         console.print("\nStopped; nothing is left running.")
         return 130
+    if status == 0:
+        _what_next(data, time.monotonic() - began)
+    return status
 
 
 def _job(target: str) -> int:
     spec = CACHE / "mobilenet_v2.yaml"
-    spec.write_text(SPEC.format(bucket=BUCKET))
+    spec.write_text(SPEC.format_map({name: f"s3://{BUCKET}/{key}" for name, key in KEYS.items()}))
     shutil.rmtree(OUTPUT, ignore_errors=True)
-    began = time.monotonic()
+    _headline(f"$ lighten submit {_short(spec)}")
     submitted = _lighten(target, "submit", spec, "--output", "json", capture=True)
     if submitted.returncode != 0:
         return submitted.returncode
-    job = json.loads(submitted.stdout)["name"].rsplit("/", 1)[1]
-    _headline(f"lighten submit {spec.relative_to(ROOT)}; lighten watch {job}")
-    try:
-        watched = _lighten(target, "watch", job)
-    except KeyboardInterrupt:
-        # Workers outlive their server, so the job is stopped first.
-        _lighten(target, "cancel", job, capture=True)
-        _lighten(target, "wait", job, capture=True)
-        raise
+    name = json.loads(submitted.stdout)["name"]
+    _say(name)
+    job = name.rsplit("/", 1)[1]
+    _headline(f"$ lighten watch {job}")
+    watched = _lighten(target, "watch", job)
     if watched.returncode != 0:
         return watched.returncode
-    _headline(f"lighten download {job} --to {OUTPUT.relative_to(ROOT)}")
-    downloaded = _lighten(target, "download", job, "--to", OUTPUT)
-    _headline(f"Done in {time.monotonic() - began:.0f} s. Try next:")
-    _say(f"edit {spec.relative_to(ROOT)}: weight_granularity: PER_TENSOR, weights: INT4, ...")
-    _say("lighten run SPEC: the same for your own model, no server needed (README)")
-    return downloaded.returncode
+    _headline(f"$ lighten download {job} --to {_short(OUTPUT)}")
+    return _lighten(target, "download", job, "--to", _short(OUTPUT)).returncode
+
+
+def _what_next(data: DemoData, seconds: float) -> None:
+    local = CACHE / "local.yaml"
+    local.write_text(SPEC.format_map({name: getattr(data, name) for name in KEYS}))
+    _headline(f"Done in {seconds:.0f} s; the servers are stopped. Try next:")
+    _say(f".venv/bin/lighten run {_short(local)} --to out/local")
+    _say("  the same job from local files, no server needed; change it first, for example to")
+    _say("  `quantization: {weights: INT4, activations: INT16}`, or name your own model (README)")
 
 
 def _lighten(target: str, *arguments: str | Path, capture: bool = False) -> Completed:
     """Run the CLI as a user would, on this terminal unless its output is wanted."""
     return subprocess.run(
         [Path(sys.executable).with_name("lighten"), *arguments],
+        cwd=ROOT,
         env={**os.environ, "LIGHTEN_TARGET": target},
         stdout=subprocess.PIPE if capture else None,
         text=True,
@@ -136,24 +151,28 @@ def _upload(storage: SeaweedFS, data: DemoData) -> None:
         secure=False,
     )
     client.make_bucket(BUCKET)
-    for key, path in {
-        "models/mobilenet_v2.pth": data.weights,
-        "data/calibration.tar": data.calibration,
-        "data/evaluation.tar": data.evaluation,
-    }.items():
+    for name, key in KEYS.items():
+        path: Path = getattr(data, name)
         client.fput_object(BUCKET, key, str(path))
         _say(f"uploaded s3://{BUCKET}/{key}  {path.stat().st_size / 1e6:.1f} MB")
 
 
 def _headline(text: str) -> None:
-    console.print(f"\n[bold]{text}[/bold]")
+    console.print(f"\n{text}", style="bold", markup=False, soft_wrap=True)
 
 
 def _say(text: str) -> None:
-    console.print(f"  {text}", soft_wrap=True)
+    console.print(f"  {text}", markup=False, soft_wrap=True)
+
+
+def _short(path: Path) -> Path:
+    return path.relative_to(ROOT)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
+    # Once is enough; what follows is the cleaning up.
+    for number in _INTERRUPTS:
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

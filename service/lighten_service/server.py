@@ -1,45 +1,20 @@
-"""``lighten-server``: reads the settings, runs the control plane, stops it in order."""
+"""``lighten-server``: reads its arguments and runs the control plane."""
 
 import argparse
-import asyncio
-import json
-import os
-import signal
-import sys
+import gc
 from collections.abc import Sequence
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-from lighten_service.assembly import Addresses, open_control_plane
-from lighten_service.executors.local import LocalExecutor, LocalOptions
-from lighten_service.jobs.errors import LightenError
-from lighten_service.jobs.ports import Executor
-from lighten_service.settings import Settings, SettingsError, load
-from lighten_service.telemetry import logs
-
-_CANNOT_START = 2
-# What takes a worker seconds to import; by name, for the server never imports it.
-_WARM_IMPORTS = (
-    "lighten_service.worker.pipeline",
-    "lighten_service.worker.engines.onnx_engine",
-    "lighten_service.worker.engines.torch_engine",
-)
-
-log = logs.get_logger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run until SIGTERM or SIGINT; exit with 2 when it cannot start."""
     options = _parser().parse_args(arguments)
-    try:
-        settings = load(options.config, _overrides(options))
-        logs.configure(level=settings.log_level, form=settings.log_format)
-        asyncio.run(_serve(settings, options))
-    except (SettingsError, LightenError, OSError) as error:
-        sys.stderr.write(f"lighten-server cannot start: {error}\n")
-        sys.exit(_CANNOT_START)
+    # The collector finds nothing while modules load, and looks at all of them again and again.
+    gc.disable()
+    from lighten_service.serving import run
+
+    run(options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,54 +36,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=version("lighten"))
     return parser
-
-
-def _overrides(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("port", "http_port", "metrics_port", "data_dir")
-    return {name: value for name in names if (value := getattr(options, name)) is not None}
-
-
-def _local_executor(settings: Settings, server: str) -> Executor:
-    return LocalExecutor(
-        LocalOptions(
-            data_dir=settings.data_dir,
-            server=server,
-            cpu_slots=settings.executor.cpu_slots,
-            gpus=settings.executor.gpus,
-            warm_workers=settings.executor.warm_workers,
-            warm_imports=_WARM_IMPORTS,
-        )
-    )
-
-
-async def _serve(settings: Settings, options: argparse.Namespace) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    async with open_control_plane(settings, _local_executor) as plane:
-        _announce(plane.addresses, options)
-        await plane.run_until(stop)
-        log.info("stopping")
-        await plane.drain()
-
-
-def _announce(addresses: Addresses, options: argparse.Namespace) -> None:
-    line = (
-        f"lighten-server is ready: gRPC {addresses.grpc}, objects {addresses.http}, "
-        f"metrics {addresses.metrics}\n"
-    )
-    sys.stdout.write(line)
-    sys.stdout.flush()
-    described = json.dumps(asdict(addresses)) + "\n"
-    if options.ready_file is not None:
-        # By rename, so that a reader never sees half of it.
-        draft = options.ready_file.with_name(options.ready_file.name + ".part")
-        draft.write_text(described)
-        draft.replace(options.ready_file)
-    if options.ready_fd is not None:
-        with os.fdopen(options.ready_fd, "w") as ready:
-            ready.write(described)
 
 
 if __name__ == "__main__":

@@ -163,6 +163,14 @@ async def test_a_repeated_request_id_returns_the_first_job(store: JobStore) -> N
     assert (await store.create(new_job("e"), [])).job_id == "e"
 
 
+async def test_find_request_goes_by_project_and_request_id(store: JobStore) -> None:
+    stored = await store.create(new_job("a", request_id="r"), [])
+    await store.create(new_job("b"), [])
+    assert await store.find_request("default", "r") == stored
+    assert await store.find_request("default", "s") is None
+    assert await store.find_request("other", "r") is None
+
+
 async def test_raced_creates_of_one_request_make_one_job(store: JobStore) -> None:
     made = await asyncio.gather(
         *(store.create(new_job(f"j{i}", request_id="r"), [log_event("x")]) for i in range(100))

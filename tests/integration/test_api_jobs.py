@@ -43,6 +43,19 @@ async def test_the_same_request_makes_one_job_however_often_it_is_raced(edge: Ed
     assert len(listed.jobs) == 1
 
 
+async def test_a_repeated_request_gets_its_job_though_an_input_is_gone(edge: Edge):
+    first = await edge.create(request_id="once")
+    (edge.files / "model.onnx").unlink()
+    assert (await edge.create(request_id="once")).name == first.name
+    for fields in ({"request_id": "another"}, {"request_id": "once", "validate_only": True}):
+        request = pb.CreateJobRequest(parent=PARENT, spec=edge.spec(), **fields)
+        assert (await refused(edge.api.CreateJob(request))).reason == "OBJECT_NOT_FOUND"
+    spec = edge.spec()
+    spec.plan.steps.steps[0].calibrate.percentile = 99.0
+    request = pb.CreateJobRequest(parent=PARENT, spec=spec, request_id="once")
+    assert (await refused(edge.api.CreateJob(request))).reason == "REQUEST_ID_REUSED"
+
+
 async def test_a_request_id_with_another_spec_names_what_differs(edge: Edge):
     first = await edge.create(request_id="once")
     spec = edge.spec()

@@ -1,5 +1,6 @@
 """A real ``lighten-server`` process on loopback, for tests, benchmarks and the demo."""
 
+import contextlib
 import json
 import os
 import signal
@@ -10,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+import psutil
 
 from tests.support.seaweedfs import SeaweedFS
 
@@ -71,7 +74,11 @@ class LightenServer:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C in a terminal is for the program that started it
             )
-        addresses = self._wait(ready)
+        try:
+            addresses = self._wait(ready)
+        except BaseException:
+            self.kill()
+            raise
         self.target, self.metrics = addresses["grpc"], addresses["metrics"]
         for variable, name in zip(self._ports, ("grpc", "http", "metrics"), strict=True):
             self._ports[variable] = addresses[name].rstrip("/").rsplit(":", 1)[1]
@@ -96,6 +103,7 @@ class LightenServer:
         self._process = None
 
     def __enter__(self) -> Self:
+        """Start; at the end of the block the workers go too, which otherwise carry on."""
         return self.start()
 
     def __exit__(
@@ -104,7 +112,12 @@ class LightenServer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        workers = psutil.Process(self.pid).children(recursive=True) if self._process else []
         self.stop()
+        for worker in workers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.kill()
+        psutil.wait_procs(workers, timeout=_STOP_SECONDS)
 
     def _wait(self, ready: Path) -> dict[str, str]:
         assert self._process

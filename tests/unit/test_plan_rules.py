@@ -72,6 +72,12 @@ BAD = [
     ),
     (
         onnx_spec,
+        with_steps(pb.Step(id="naive", calibrate=pb.Calibrate())),
+        "plan.steps.steps[0].id",
+        "column of the result",
+    ),
+    (
+        onnx_spec,
         with_steps(pb.Step(calibrate=pb.Calibrate(percentile=99))),
         "plan.steps.steps[0].calibrate.percentile",
         "RANGE_SCHEME_PERCENTILE",

@@ -34,6 +34,9 @@ _CODES: tuple[tuple[type[errors.LightenError], int], ...] = (
     (errors.DeadlineExceeded, UNREACHABLE),
 )
 
+# Said by the message and the exit code already.
+_ORDINARY = {("kind", "USER"), ("retryable", "false")}
+
 
 class LightenGroup(TyperGroup):
     """Commands whose errors become a few words and an exit code, never a traceback."""
@@ -61,16 +64,27 @@ def _show(error: errors.LightenError, *, as_json: bool) -> None:
     if as_json:
         console.print(json.dumps({"error": _plain(error)}), markup=False)
         return
-    console.print(Text.assemble(("Error: ", "bold red"), (error.message, "red")))
+    listed = "; ".join(f"{item.field}: {item.description}" for item in error.violations)
+    message = "the request is not valid" if listed == error.message else error.message
+    console.print(Text.assemble(("Error: ", "bold red"), (message, "red")))
     for violation in error.violations:
-        if violation.description == error.message:
+        if violation.description == message:
             console.print(Text.assemble("  field: ", (violation.field, "bold")))
         else:
             console.print(Text.assemble(f"  {violation.field}: ", violation.description))
     facts = [f"reason: {error.reason}"] if error.reason else []
-    facts += [f"{key}: {value}" for key, value in sorted(error.metadata.items())]
+    facts += [
+        f"{key}: {value}"
+        for key, value in sorted(error.metadata.items())
+        if (key, value) not in _ORDINARY
+    ]
     if facts:
         console.print(Text("  " + ", ".join(facts), style="dim"))
+    if error.reason == "TRANSPORT_UNAVAILABLE":
+        console.print(
+            "  Start one with `lighten-server`, name another with --target, or use `lighten run`.",
+            markup=False,
+        )
 
 
 def _plain(error: errors.LightenError) -> dict[str, Any]:

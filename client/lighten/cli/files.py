@@ -9,7 +9,7 @@ import typer
 from lighten.cli import options, transfers
 from lighten.cli.options import JobArgument, Output, OutputOption, ProjectOption, TargetOption
 from lighten.cli.output import console, plain, print_json
-from lighten.cli.render.report import artifacts_table
+from lighten.cli.render.report import artifacts_view
 
 
 def artifacts(
@@ -24,7 +24,7 @@ def artifacts(
     if output is Output.JSON:
         print_json([plain(item) for item in found])
     elif found:
-        console().print(artifacts_table(found))
+        console().print(artifacts_view(found))
     else:
         console().print("No artifacts: the job has not succeeded yet.")
 

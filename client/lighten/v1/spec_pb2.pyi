@@ -862,7 +862,9 @@ class Step(_message.Message):
     CROSS_LAYER_EQUALIZATION_FIELD_NUMBER: _builtins.int
     CALIBRATE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Name of the step in events and results. Default: the technique's name."""
+    """Name of the step in events and results. Default: the technique's name. Not "baseline",
+    "naive" or "optimized": these are columns of the result.
+    """
     if_not_applicable: Global___IfNotApplicable.ValueType
     """What to do when the technique finds nothing in this model that it can change."""
     @_builtins.property

@@ -6,10 +6,9 @@ in silence what a newer client asked for. The rules are the ``(lighten.v1.bounds
 
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
@@ -38,136 +37,149 @@ def validate(request: Message) -> None:
         InvalidArgument: reason UNKNOWN_FIELD when a field or an enum value is not known here, else
             INVALID_FIELD; the violations name every field at fault.
     """
-    unknown = list(_unknown(request, ""))
-    violations = unknown + list(_check(request, ""))
-    if violations:
-        raise invalid("UNKNOWN_FIELD" if unknown else "INVALID_FIELD", violations)
+    found = _Found([], [])
+    _check(request, "", found)
+    if found.unknown or found.broken:
+        reason = "UNKNOWN_FIELD" if found.unknown else "INVALID_FIELD"
+        raise invalid(reason, found.unknown + found.broken)
+
+
+class _Found(NamedTuple):
+    unknown: list[Violation]
+    broken: list[Violation]
+
+    def add(self, path: str, description: str) -> None:
+        self.broken.append(Violation(path, description))
 
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """One field of a message with what its options ask for."""
+    """One field of a message with what its options ask for, as quick to read as can be."""
 
     name: str
-    number: int
     repeated: bool
     is_map: bool
     # Type of the field, or of a map's values.
-    kind: int
-    values: frozenset[int]
-    bounds: pb.Bounds
+    is_message: bool
+    is_number: bool
+    values: frozenset[int] | None
+    required: bool
+    minimum: float | None
+    maximum: float | None
+    max_length: int
+    min_items: int
     pattern: re.Pattern[str] | None
-    # A number without presence: absent means 0, which can break `min`.
-    bare_number: bool
+
+
+class _Rules(NamedTuple):
+    """The fields of a type of message: all of them, and those that break a rule by absence."""
+
+    by_number: dict[int, _Rule]
+    needed: tuple[tuple[int, _Rule], ...]
 
 
 @cache
-def _rules(descriptor: Descriptor) -> tuple[_Rule, ...]:
-    return tuple(_rule(field) for field in descriptor.fields)
+def _rules(descriptor: Descriptor) -> _Rules:
+    rules = {field.number: _rule(field) for field in descriptor.fields}
+    needed = (
+        (field.number, rules[field.number])
+        for field in descriptor.fields
+        if rules[field.number].required or _is_bare_number(field)
+    )
+    return _Rules(rules, tuple(needed))
 
 
 def _rule(field: FieldDescriptor) -> _Rule:
-    entry = field.message_type if field.message_type is not None else None
+    entry = field.message_type
     is_map = entry is not None and entry.GetOptions().map_entry
     typed = entry.fields_by_name["value"] if is_map and entry is not None else field
     bounds = field.GetOptions().Extensions[pb.bounds]
     enum = typed.enum_type
     return _Rule(
         name=field.name,
-        number=field.number,
         repeated=field.is_repeated,
         is_map=is_map,
-        kind=typed.cpp_type,
-        values=frozenset(enum.values_by_number) if enum is not None else frozenset(),
-        bounds=bounds,
+        is_message=typed.cpp_type == FieldDescriptor.CPPTYPE_MESSAGE,
+        is_number=typed.cpp_type in _NUMBERS,
+        values=frozenset(enum.values_by_number) if enum is not None else None,
+        required=bounds.required,
+        minimum=bounds.min if bounds.HasField("min") else None,
+        maximum=bounds.max if bounds.HasField("max") else None,
+        max_length=bounds.max_length,
+        min_items=bounds.min_items,
         pattern=re.compile(bounds.pattern) if bounds.pattern else None,
-        bare_number=field.cpp_type in _NUMBERS and not field.has_presence and not field.is_repeated,
     )
 
 
-def _unknown(message: Message, path: str) -> Iterator[Violation]:
+def _is_bare_number(field: FieldDescriptor) -> bool:
+    """Whether absent means 0, which can break `min`."""
+    return field.cpp_type in _NUMBERS and not field.has_presence and not field.is_repeated
+
+
+def _check(message: Message, path: str, found: _Found) -> None:
     for field in UnknownFieldSet(message):  # type: ignore[attr-defined]  # stubs lack __iter__
-        yield Violation(
-            f"{path}{field.field_number}",
+        description = (
             f"this server knows no field {field.field_number} of {message.DESCRIPTOR.full_name}; "
-            "leave it out, or use a newer server",
+            "leave it out, or use a newer server"
         )
-    for inner, inner_path in _messages(message, path):
-        yield from _unknown(inner, f"{inner_path}.")
-
-
-def _messages(message: Message, path: str) -> Iterator[tuple[Message, str]]:
-    """Yield the messages that stand directly in this one, with their paths."""
-    for field, value in message.ListFields():
-        if field.cpp_type != FieldDescriptor.CPPTYPE_MESSAGE:
-            continue
-        if not field.is_repeated:
-            yield value, f"{path}{field.name}"
-        else:
-            for item, item_path in _items(value, f"{path}{field.name}"):
-                if isinstance(item, Message):
-                    yield item, item_path
-
-
-def _items(value: Any, path: str) -> Iterator[tuple[Any, str]]:
-    pairs = value.items() if hasattr(value, "items") else enumerate(value)
-    return ((item, f"{path}[{key}]") for key, item in pairs)
-
-
-def _check(message: Message, path: str) -> Iterator[Violation]:
+        found.unknown.append(Violation(f"{path}{field.field_number}", description))
+    rules = _rules(message.DESCRIPTOR)
     present = {field.number: value for field, value in message.ListFields()}
-    for rule in _rules(message.DESCRIPTOR):
-        value = present.get(rule.number, 0 if rule.bare_number else None)
-        at = f"{path}{rule.name}"
-        if rule.number not in present and rule.bounds.required:
-            yield Violation(at, "is required")
-        elif value is None:
-            continue
-        elif rule.repeated:
-            yield from _check_size(rule, value, at)
-            for item, item_path in _items(value, at):
-                yield from _check_value(rule, item, item_path)
+    for number, rule in rules.needed:
+        if number not in present:
+            _check_absent(rule, f"{path}{rule.name}", found)
+    for number, value in present.items():
+        rule = rules.by_number[number]
+        if rule.repeated:
+            _check_entries(rule, value, f"{path}{rule.name}", found)
         else:
-            yield from _check_value(rule, value, at)
+            _check_value(rule, value, f"{path}{rule.name}", found)
 
 
-def _check_size(rule: _Rule, value: Any, path: str) -> Iterator[Violation]:
-    most, least = rule.bounds.max_length, rule.bounds.min_items
-    if most and len(value) > most:
-        yield Violation(path, f"has {len(value)} entries; at most {most} are allowed")
-    if len(value) < least:
-        yield Violation(path, f"has {len(value)} entries; at least {least} are needed")
+def _check_absent(rule: _Rule, path: str, found: _Found) -> None:
+    if rule.required:
+        found.add(path, "is required")
+    else:
+        _check_number(rule, 0, path, found)
 
 
-def _check_value(rule: _Rule, value: Any, path: str) -> Iterator[Violation]:
-    if rule.kind == FieldDescriptor.CPPTYPE_MESSAGE:
-        yield from _check(value, f"{path}.")
-    elif rule.kind == FieldDescriptor.CPPTYPE_ENUM:
+def _check_entries(rule: _Rule, value: Any, path: str, found: _Found) -> None:
+    if rule.max_length and len(value) > rule.max_length:
+        found.add(path, f"has {len(value)} entries; at most {rule.max_length} are allowed")
+    if len(value) < rule.min_items:
+        found.add(path, f"has {len(value)} entries; at least {rule.min_items} are needed")
+    for key, item in value.items() if rule.is_map else enumerate(value):
+        _check_value(rule, item, f"{path}[{key}]", found)
+
+
+def _check_value(rule: _Rule, value: Any, path: str, found: _Found) -> None:
+    if rule.is_message:
+        _check(value, f"{path}.", found)
+    elif rule.values is not None:
         if value not in rule.values:
-            yield Violation(path, f"this server knows no value {value}; see GetCapabilities")
+            found.add(path, f"this server knows no value {value}; see GetCapabilities")
         elif rule.repeated and value == 0:
-            yield Violation(path, "an entry of a list cannot be UNSPECIFIED; leave it out")
-    elif rule.kind in _NUMBERS:
-        yield from _check_number(rule.bounds, value, path)
+            found.add(path, "an entry of a list cannot be UNSPECIFIED; leave it out")
+    elif rule.is_number:
+        _check_number(rule, value, path, found)
     elif isinstance(value, str) and not rule.repeated:
-        yield from _check_text(rule, value, path)
+        _check_text(rule, value, path, found)
 
 
-def _check_number(bounds: pb.Bounds, value: float, path: str) -> Iterator[Violation]:
+def _check_number(rule: _Rule, value: float, path: str, found: _Found) -> None:
     if not math.isfinite(value):
-        yield Violation(path, f"must be a finite number, and is {value}")
-    elif bounds.HasField("min") and value < bounds.min:
-        yield Violation(path, f"must be at least {_number(bounds.min)}, and is {_number(value)}")
-    elif bounds.HasField("max") and value > bounds.max:
-        yield Violation(path, f"must be at most {_number(bounds.max)}, and is {_number(value)}")
+        found.add(path, f"must be a finite number, and is {value}")
+    elif rule.minimum is not None and value < rule.minimum:
+        found.add(path, f"must be at least {_number(rule.minimum)}, and is {_number(value)}")
+    elif rule.maximum is not None and value > rule.maximum:
+        found.add(path, f"must be at most {_number(rule.maximum)}, and is {_number(value)}")
 
 
-def _check_text(rule: _Rule, value: str, path: str) -> Iterator[Violation]:
-    longest = rule.bounds.max_length
-    if longest and len(value) > longest:
-        yield Violation(path, f"has {len(value)} characters; at most {longest} are allowed")
+def _check_text(rule: _Rule, value: str, path: str, found: _Found) -> None:
+    if rule.max_length and len(value) > rule.max_length:
+        found.add(path, f"has {len(value)} characters; at most {rule.max_length} are allowed")
     elif rule.pattern is not None and not rule.pattern.fullmatch(value):
-        yield Violation(path, f'"{_shown(value)}" does not match {rule.bounds.pattern}')
+        found.add(path, f'"{_shown(value)}" does not match {rule.pattern.pattern}')
 
 
 def _number(value: float) -> str:

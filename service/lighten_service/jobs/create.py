@@ -6,7 +6,12 @@ from itertools import islice
 
 from lighten import v1 as pb
 from lighten_service.jobs.differences import differences
-from lighten_service.jobs.errors import AlreadyExists, InvalidArgument, ResourceExhausted
+from lighten_service.jobs.errors import (
+    AlreadyExists,
+    InvalidArgument,
+    LightenError,
+    ResourceExhausted,
+)
 from lighten_service.jobs.ids import new_id
 from lighten_service.jobs.names import JobName, parse_parent
 from lighten_service.jobs.ports import Clock, JobStore
@@ -63,15 +68,34 @@ class JobCreator:
             ResourceExhausted: too many jobs are queued.
         """
         project = parse_parent(request.parent)
-        check_spec(request.spec, self._policy.gpu_profiles)
-        resolved = resolve(request.spec, self._policy.defaults)
-        self._check_resources(resolved.resources)
-        inputs = await self._references.pin(project, resolved)
-        job = _new_job(request.spec, resolved)
+        try:
+            job, inputs = await self._prepare(project, request.spec)
+        except LightenError:
+            # A repeated request gets its job, though an input may be gone by now.
+            stored = await self._find(project, request)
+            if stored is None:
+                raise
+            return stored.job
         if request.validate_only:
             return job
         stored = await self._store_new(project, request, job, inputs)
         return stored.job
+
+    async def _prepare(
+        self, project: str, spec: pb.JobSpec
+    ) -> tuple[pb.Job, tuple[pb.ResolvedInput, ...]]:
+        check_spec(spec, self._policy.gpu_profiles)
+        resolved = resolve(spec, self._policy.defaults)
+        self._check_resources(resolved.resources)
+        return _new_job(spec, resolved), await self._references.pin(project, resolved)
+
+    async def _find(self, project: str, request: pb.CreateJobRequest) -> JobRecord | None:
+        if not request.request_id or request.validate_only:
+            return None
+        stored = await self._store.find_request(project, request.request_id)
+        if stored is not None:
+            _check_same(request, stored)
+        return stored
 
     def _check_resources(self, resources: pb.Resources) -> None:
         try:

@@ -14,6 +14,8 @@ from lighten_service.jobs.support import (
     type_support,
 )
 
+# Metrics of events stand in columns named so, or after a step.
+_COLUMNS = frozenset({"baseline", "naive", "optimized"})
 _SUPPORTED = {(item.engine, item.weights, item.activations): item for item in type_support()}
 
 
@@ -74,6 +76,11 @@ def _check_parameters(step: pb.Step, path: str) -> Iterator[Violation]:
 def _check_ids(steps: Iterable[pb.Step]) -> Iterator[Violation]:
     first: dict[str, int] = {}
     for index, step in enumerate(steps):
+        if step.id in _COLUMNS:
+            yield Violation(
+                f"plan.steps.steps[{index}].id",
+                f'"{step.id}" is the name of a column of the result; take another',
+            )
         if step.id and first.setdefault(step.id, index) != index:
             yield Violation(
                 f"plan.steps.steps[{index}].id",

@@ -31,6 +31,8 @@ class StoreChange:
     # The events that the commit appended, when this process made it. Empty from other replicas.
     events: tuple[pb.JobEvent, ...] = ()
     deleted: bool = False
+    # The job as the commit left it, when this process made it.
+    record: JobRecord | None = None
 
 
 class JobStore(Protocol):
@@ -58,6 +60,10 @@ class JobStore(Protocol):
 
     async def find(self, job_id: str) -> JobRecord | None:
         """Return one job by its id alone (ids are unique over projects)."""
+        ...
+
+    async def find_request(self, project: str, request_id: str) -> JobRecord | None:
+        """Return the job of the project that was created with this non-empty ``request_id``."""
         ...
 
     async def list_jobs(

@@ -9,10 +9,10 @@ import logging
 from collections.abc import Coroutine
 from contextlib import suppress
 
-from lighten import v1 as pb
 from lighten_service.jobs.due import Due
 from lighten_service.jobs.errors import LightenError, NotFound
 from lighten_service.jobs.lifecycle import Lifecycle
+from lighten_service.jobs.live import LiveJobs
 from lighten_service.jobs.metrics import JobMetrics
 from lighten_service.jobs.observe import observe
 from lighten_service.jobs.placement import Placement
@@ -28,7 +28,7 @@ from lighten_service.jobs.record import JobRecord
 
 _log = logging.getLogger(__name__)
 
-# Jobs that one pass reads again; a flood of new jobs is worked off over several passes.
+# Jobs that one pass reads again; a flood of them is worked off over several passes.
 MAX_READS = 64
 PAUSE_WHEN_FLOODED = 0.25
 
@@ -53,8 +53,10 @@ class Reconciler:
         self._placement = Placement(store, executor, lifecycle, metrics)
         self._due = Due(store, executor, lifecycle, self._note_end)
         # A view of the live jobs; the store is read again whenever it says that one changed.
-        self._live: dict[str, JobRecord] = {}
-        self._dirty: dict[str, None] = {}
+        self._live = LiveJobs()
+        # Jobs that changed: new ones as they were stored, and those that have to be read.
+        self._changed: dict[str, JobRecord] = {}
+        self._unread: dict[str, None] = {}
         # Launches that are over: settling one reads storage, so each has a task of its own.
         self._ended: dict[LaunchRef, LaunchStatus] = {}
         self._settling: dict[LaunchRef, asyncio.Task[None]] = {}
@@ -73,7 +75,7 @@ class Reconciler:
         await self._executor.adopt(
             [
                 LaunchRef(record.job_id, record.launch.number, record.launch.handle)
-                for record in self._live.values()
+                for record in self._live
                 if record.launch is not None and not record.launch.ended
             ]
         )
@@ -98,19 +100,31 @@ class Reconciler:
     def _on_change(self, change: StoreChange) -> None:
         observe(change, self._live.get(change.job_id), self._metrics)
         if change.deleted:
-            self._live.pop(change.job_id, None)
+            self._live.remove(change.job_id)
+            self._changed.pop(change.job_id, None)
             self._lifecycle.notify(change.job_id)
         elif not change.events or any(event.HasField("state_changed") for event in change.events):
             # Workers' own events change nothing here.
-            self._dirty[change.job_id] = None
+            self._note_change(change)
             self._lifecycle.notify(change.job_id)
             self._wake.set()
+
+    def _note_change(self, change: StoreChange) -> None:
+        job_id, record = change.job_id, change.record
+        if record is not None and record.launch is None:
+            # New, and there may be thousands: whatever is done with it looks at the store again.
+            self._changed[job_id] = record
+            self._unread.pop(job_id, None)
+        else:
+            # It may have moved on since.
+            self._changed.pop(job_id, None)
+            self._unread[job_id] = None
 
     async def _on_launch(self, ref: LaunchRef, status: LaunchStatus) -> None:
         if status.state in _GONE:
             self._note_end(ref, status)
         else:
-            self._dirty[ref.job_id] = None
+            self._unread[ref.job_id] = None
             self._wake.set()
 
     def _note_end(self, ref: LaunchRef, status: LaunchStatus) -> None:
@@ -125,7 +139,7 @@ class Reconciler:
         while True:
             self._wake.clear()
             await self._guard(self._pass(), "a pass")
-            if self._dirty:
+            if self._unread:
                 await asyncio.sleep(min(PAUSE_WHEN_FLOODED, tick))
                 continue
             # Not wait_for: in Python 3.11 it loses a cancellation that races with the wake.
@@ -135,7 +149,7 @@ class Reconciler:
 
     async def _pass(self) -> None:
         self._settle_ended()
-        changed = await self._read_dirty()
+        changed = await self._take_changed()
         now = asyncio.get_running_loop().time()
         if now >= self._resync_at:
             self._resync_at = now + self._lifecycle.options.resync
@@ -143,15 +157,19 @@ class Reconciler:
             self._capacity_changed = True
         if now >= self._sweep_at:
             self._sweep_at = now + self._lifecycle.options.tick
-            changed = [record for record in self._live.values() if not self._is_idle(record)]
+            read = {record.job_id for record in changed}
+            changed += [
+                record
+                for record in self._live
+                if record.job_id not in read and not self._is_idle(record)
+            ]
         for record in changed:
             if not self._due.is_quiet(record):
                 await self._guard(self._due.look(record), record.job.name)
         # Unless capacity changed, jobs that were refused before would be refused again.
-        candidates = list(self._live.values()) if self._capacity_changed else changed
+        candidates = list(self._live) if self._capacity_changed else changed
         self._capacity_changed = False
-        queued = sum(record.job.state == pb.JOB_STATE_QUEUED for record in self._live.values())
-        await self._placement.place(candidates, queued)
+        await self._placement.place(candidates, self._live.queued)
 
     def _is_idle(self, record: JobRecord) -> bool:
         """Whether a sweep can pass a job over: it waits for capacity, and not too long yet."""
@@ -180,20 +198,31 @@ class Reconciler:
         finally:
             del self._settling[ref]
 
-    async def _read_dirty(self) -> list[JobRecord]:
-        """Read changed jobs again; return those that are live."""
-        read = []
-        for job_id in list(self._dirty)[:MAX_READS]:
-            del self._dirty[job_id]
+    async def _take_changed(self) -> list[JobRecord]:
+        """Take up what changed, and return the jobs that are live."""
+        changed, self._changed = self._changed, {}
+        live = [record for record in changed.values() if self._is_live(record)]
+        for job_id in list(self._unread)[:MAX_READS]:
+            del self._unread[job_id]
             record = await self._store.find(job_id)
-            if record is None or record.finished:
-                self._live.pop(job_id, None)
-                self._lifecycle.forget(job_id)
-            else:
-                self._live[job_id] = record
-                read.append(record)
-        return read
+            if record is None:
+                self._forget(job_id)
+            elif self._is_live(record):
+                live.append(record)
+        return live
+
+    def _is_live(self, record: JobRecord) -> bool:
+        """Keep a job that is live, or forget it."""
+        if record.finished:
+            self._forget(record.job_id)
+        else:
+            self._live.put(record)
+        return not record.finished
+
+    def _forget(self, job_id: str) -> None:
+        self._live.remove(job_id)
+        self._lifecycle.forget(job_id)
 
     async def _resync(self) -> None:
-        self._live = {record.job_id: record for record in await self._store.live()}
+        self._live = LiveJobs(await self._store.live())
         self._metrics.jobs_counted(await self._store.counts())

@@ -1,6 +1,7 @@
 """Which objects a project may name in a spec."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lighten_service.jobs.errors import PermissionDenied
@@ -55,15 +56,15 @@ class AccessPolicy:
             PermissionDenied: reason OBJECT_FORBIDDEN; the message names what is allowed.
         """
         location = parse(uri)
-        own = self.own_folder(project)
-        if parse_folder(own).contains(location):
+        own = self._own_location(project)
+        if own.contains(location):
             return
         allowed = self._allowed(project)
         if not self._touches_reserved(location) and any(
             place.contains(location) for place in allowed
         ):
             return
-        names = ", ".join([own, *(place.uri for place in allowed)])
+        names = ", ".join([own.uri, *(place.uri for place in allowed)])
         raise PermissionDenied(
             "OBJECT_FORBIDDEN",
             f"{uri!r} is not open to project {project!r}, which may read below: {names}",
@@ -72,7 +73,11 @@ class AccessPolicy:
 
     def own_folder(self, project: str) -> str:
         """Return the URI of the project's own part of the storage root, with ``/`` at the end."""
-        return join(self._storage_root.uri, f"projects/{project}/")
+        return self._own_location(project).uri
+
+    def _own_location(self, project: str) -> Location:
+        # Of a valid name and so canonical: nothing to parse.
+        return replace(self._storage_root, key=f"{self._storage_root.key}projects/{project}/")
 
     def _touches_reserved(self, location: Location) -> bool:
         return any(

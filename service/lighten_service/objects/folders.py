@@ -80,17 +80,28 @@ def open_file(root: Path, names: Names) -> BinaryIO:
         OSError: as ``os.open``; FileNotFoundError also for a folder.
         PermissionDenied: reason OBJECT_FORBIDDEN; a link or a special file.
     """
+    descriptor, _ = _open_regular(root, names)
+    return os.fdopen(descriptor, "rb")
+
+
+def status_of(root: Path, names: Names) -> os.stat_result:
+    """Return the status of a regular file that can be read. Raises what ``open_file`` does."""
+    descriptor, status = _open_regular(root, names)
+    os.close(descriptor)
+    return status
+
+
+def _open_regular(root: Path, names: Names) -> tuple[int, os.stat_result]:
     with open_folder(root, names[:-1]) as folder:
         try:
             descriptor = os.open(names[-1], _FILE_FLAGS, dir_fd=folder)
         except OSError as error:
             raise _link_or(error, names[-1], folder) from error
-    file = os.fdopen(descriptor, "rb")
-    mode = os.fstat(descriptor).st_mode
-    if stat.S_ISREG(mode):
-        return file
-    file.close()
-    if stat.S_ISDIR(mode):
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode):
+        return descriptor, status
+    os.close(descriptor)
+    if stat.S_ISDIR(status.st_mode):
         raise FileNotFoundError(errno.ENOENT, "it is a folder")
     raise _not_regular(names[-1])
 

@@ -15,6 +15,7 @@ from lighten_service.objects import uri as uris
 from lighten_service.objects.accounting import Accounting
 from lighten_service.objects.digests import Digest
 from lighten_service.objects.local_files import OpenObject
+from lighten_service.objects.shared_thread import SharedThread
 from lighten_service.objects.signing import Grant, UrlSigner
 from lighten_service.telemetry.metrics import Metrics
 
@@ -57,13 +58,19 @@ class LocalObjectStore:
         for _, root in self._roots:
             if root.writable:
                 root.path.mkdir(parents=True, exist_ok=True)
+        # One for each root: a disk that hangs holds up its own calls alone.
+        self._looks = {root.path: SharedThread[os.stat_result]() for _, root in self._roots}
         self._accounting = Accounting(metrics, "local")
         self.signer = signer
 
     async def head(self, uri: str) -> ObjectInfo:
+        def look() -> os.stat_result:
+            with folders.errors_of(uri), folders.file_as_folder_is_missing():
+                return folders.status_of(*place)
+
         with self._accounting.operation("head"):
-            async with await self._open(uri) as file:
-                return file.info
+            place = self._place(uris.parse_object(uri))
+            return local_files.info(uri, await self._looks[place.root].run(look))
 
     async def open(self, uri: str) -> OpenObject:
         """Open an object; raises what ``read`` does."""

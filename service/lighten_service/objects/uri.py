@@ -7,6 +7,7 @@ decoded, as ``Path.as_uri`` writes them. A URI that ends with ``/`` is a folder.
 import os
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -51,12 +52,14 @@ class Location:
 
     def contains(self, other: "Location") -> bool:
         """Whether ``other`` is this place or lies below it, compared by whole names."""
-        return (
-            (self.scheme, self.bucket) == (other.scheme, other.bucket)
-            and other.names[: len(self.names)] == self.names
-        )  # fmt: skip
+        if (self.scheme, self.bucket) != (other.scheme, other.bucket):
+            return False
+        mine, theirs = self.key.removesuffix("/"), other.key.removesuffix("/")
+        return not mine or theirs == mine or theirs.startswith(mine + "/")
 
 
+# A request's URIs are read at every step: may the project, is it there, what is its URL.
+@lru_cache(maxsize=256)
 def parse(uri: str) -> Location:
     """Return where a URI points, in canonical form.
 

@@ -179,7 +179,7 @@ class Batch:
         self._current[record.job_id] = stored
         self._touched[record.job_id] = None
         self._queued[record.project] += _is_queued(stored) - _is_queued(before)
-        self.changes.append(StoreChange(record.project, record.job_id, numbered))
+        self.changes.append(StoreChange(record.project, record.job_id, numbered, record=stored))
         return stored
 
     def _numbered(self, job: pb.Job, event: pb.JobEvent) -> pb.JobEvent:

@@ -74,6 +74,11 @@ class SqlJobStore:
         found = await self._records(select(jobs).where(jobs.c.job_id == job_id))
         return found[0] if found else None
 
+    async def find_request(self, project: str, request_id: str) -> JobRecord | None:
+        asked = (jobs.c.project == project) & (jobs.c.request_id == request_id)
+        found = await self._records(select(jobs).where(asked))
+        return found[0] if found else None
+
     async def list_jobs(
         self, project: str, where: Filter, *, limit: int, before: tuple[float, str] | None = None
     ) -> list[JobRecord]:

@@ -49,7 +49,7 @@ def measure_latency(
     Raises:
         FailedPrecondition: RUNTIME_REFUSED_MODEL, when ONNX Runtime cannot load or run one.
     """
-    size = len(next(iter(feeds.values())))
+    size = max((len(values) for values in feeds.values()), default=0)
     sessions = {name: _load(name, path, threads, providers) for name, path in models.items()}
     deadline = monotonic() + budget_seconds
     for warm_up in range(WARM_UP_RUNS):

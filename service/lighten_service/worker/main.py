@@ -29,6 +29,9 @@ _log = logging.getLogger(__name__)
 # or Cancelled from Session.check.
 Work = Callable[[Assignment, Session, EventReporter, Path], str]
 
+# The first line of a process's log once it has done its imports.
+WAITING = "waiting for a job"
+
 # Exit codes beside EXIT_STOPPED. 0 only once the end is stored.
 EXIT_FINISHED = 0
 EXIT_FAILED = 1
@@ -46,6 +49,7 @@ def main(
     parser = argparse.ArgumentParser(description="A worker of Lighten; started by its server.")
     parser.add_argument("--import", dest="modules", action="append", default=[], metavar="MODULE")
     _import_early(parser.parse_args(argv).modules)
+    _log.info(WAITING)
     line = sys.stdin.buffer.readline()
     if not line:
         return EXIT_STOPPED

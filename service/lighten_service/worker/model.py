@@ -108,7 +108,8 @@ class WorkingModel(ABC):
     ) -> Mapping[str, float]:
         """Insert quantizers, choose ranges from ``batches``, and check that every one has a range.
 
-        ``on_batch(n)`` is called after each batch, and may raise to stop. Returns counts:
+        ``on_batch(n)`` is called after each batch, may be called with 0 before the first one while
+        ranges of weights are chosen, and may raise to stop. Returns counts:
         ``weight_quantizers``, ``activation_quantizers``.
 
         Raises:

@@ -13,6 +13,7 @@ import onnx
 
 from lighten import v1 as pb
 from lighten_service.jobs.errors import FailedPrecondition
+from lighten_service.jobs.support import technique_of
 from lighten_service.techniques import run_step
 from lighten_service.techniques.base import NotApplicable
 from lighten_service.worker.baseline import measure_fp32, measure_naive
@@ -185,7 +186,9 @@ class Pipeline:
     def _step(self, model: WorkingModel, step: pb.Step, samples: Samples) -> None:
         last = step == self.spec.plan.steps.steps[-1]
         report = pb.StepReport(step=step, device=model.device)
-        with self.stages.enter(pb.Stage.KIND_STEP, step.id, step_id=step.id) as context:
+        technique = technique_of(step)
+        title = technique.info.summary if technique else step.id
+        with self.stages.enter(pb.Stage.KIND_STEP, title, step_id=step.id) as context:
             began = monotonic()
             try:
                 findings = run_step(context.part(0.0, 0.8), model, step)

@@ -16,7 +16,7 @@ _MARKS = {
     StageStatus.DONE: ("✔", "green"),
     StageStatus.FAILED: ("✘", "red"),
 }
-_BAR_WIDTH = 24
+_BAR_WIDTH = 16
 _SHOWN_WARNINGS = 3
 
 
@@ -70,6 +70,8 @@ def render_progress(
 
 def _headline(progress: JobProgress) -> RenderableType:
     line = Table.grid(padding=(0, 1))
+    for _ in range(4):
+        line.add_column(no_wrap=True)
     state = Text(text.state_name(progress.state), style=text.state_style(progress.state))
     facts = f"{100 * progress.fraction:3.0f} %"
     if progress.eta_seconds is not None:
@@ -84,10 +86,10 @@ def _headline(progress: JobProgress) -> RenderableType:
 
 def _stages(progress: JobProgress, spinner: RenderableType) -> Table:
     table = Table.grid(padding=(0, 1))
-    table.add_column(width=2, justify="right")
+    table.add_column(width=2, justify="right", no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
-    table.add_column(overflow="ellipsis", no_wrap=True)
+    table.add_column()  # the one that gives way on a narrow terminal
     for stage in progress.stages.values():
         running = stage.status is StageStatus.RUNNING
         mark = spinner if running else Text(*_MARKS[stage.status])
@@ -108,11 +110,14 @@ def _bar(stage: StageProgress) -> RenderableType:
 
 
 def _detail(stage: StageProgress) -> Text:
-    if stage.status is StageStatus.DONE:
-        return Text(stage.summary, style="dim")
-    if stage.status is StageStatus.RUNNING:
-        return Text(amount_done(stage) or stage.title)
-    return Text()
+    match stage.status:
+        case StageStatus.DONE:
+            words, style = stage.summary, "dim"
+        case StageStatus.RUNNING:
+            words, style = amount_done(stage) or stage.title, ""
+        case _:
+            words, style = "", ""
+    return Text(words, style=style, no_wrap=True, overflow="ellipsis")
 
 
 def amount_done(stage: StageProgress) -> str:
@@ -127,16 +132,18 @@ def amount_done(stage: StageProgress) -> str:
 
 
 def _metrics(progress: JobProgress) -> Table | None:
-    """Return a table of columns by metrics, or None before the first value."""
-    if not progress.metrics:
-        return None
+    """Return a table of columns by key metrics, or None before the first value."""
     columns = list(dict.fromkeys(column for column, _ in progress.metrics))
+    known = {metric for _, metric in progress.metrics}
+    metrics = [metric for metric in text.KEY_METRICS if metric in known]
+    if not metrics:
+        return None
     table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="dim")
     table.add_column("")
+    for metric in metrics:
+        table.add_column(text.metric_name(metric), justify="right")
     for column in columns:
-        table.add_column(column, justify="right")
-    for metric in sorted({metric for _, metric in progress.metrics}):
-        values = [progress.metrics.get((column, metric)) for column in columns]
+        values = [progress.metrics.get((column, metric)) for metric in metrics]
         cells = [text.metric_value(value) if value else "" for value in values]
-        table.add_row(text.metric_name(metric), *cells)
+        table.add_row(text.column_name(column), *cells)
     return table

@@ -43,7 +43,8 @@ class PlainView:
         match event.WhichOneof("payload"):
             case "state_changed":
                 change = event.state_changed
-                return _joined(text.state_name(change.to), change.reason)
+                name = text.state_name(change.to)
+                return _joined(name, "" if change.reason.upper() == name else change.reason)
             case "stage_started":
                 # A later attempt tells of its progress again.
                 self._told.pop(stage, None)
@@ -53,9 +54,10 @@ class PlainView:
                 return _joined(stage, done, event.stage_finished.summary)
             case "progress":
                 return self._progress_line(stage, event.progress)
-            case "metric":
+            case "metric" if event.metric.value.metric in text.KEY_METRICS:
                 value = event.metric.value
-                name = f"{event.metric.column} {text.metric_name(value.metric)}"
+                column = text.column_name(event.metric.column)
+                name = f"{column} {text.metric_name(value.metric)}"
                 return f"{name}: {text.metric_value(value)} (n = {value.samples})"
             case "warning":
                 return _joined("warning", event.warning.message)

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from lighten import v1 as pb
@@ -27,20 +28,21 @@ def render_result(job: pb.Job, files: Mapping[str, Path] | None = None) -> Rende
         parts.append(_warnings(job))
     if job.result.checks:
         parts.append(_checks(job))
-    parts.append(artifacts_table(job.result.artifacts, files))
+    parts.append(artifacts_view(job.result.artifacts, files))
     parts.append(Text.assemble(("Next: ", "bold"), advice(job)))
     return Group(*(item for part in parts for item in (part, Text())))
 
 
 def comparison(job: pb.Job) -> Table:
-    """Return FP32, naive and optimized side by side."""
+    """Return FP32, naive and optimized side by side, in 80 columns."""
     result, types = job.result, type_name(job)
     columns = [("FP32", result.baseline)]
     if result.HasField("naive"):
         columns.append((f"naive {types}", result.naive))
     columns.append((f"optimized {types}", result.optimized))
-    table = Table(title=job.display_name or job.name, title_justify="left", header_style="bold")
-    table.caption, table.caption_justify = _measured_with(result.baseline), "left"
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    table.title, table.title_justify = job.display_name or job.name, "left"
+    table.caption, table.caption_justify = _notes(result), "left"
     table.add_column("")
     for name, _ in columns:
         table.add_column(name, justify="right")
@@ -60,19 +62,22 @@ def type_name(job: pb.Job) -> str:
     return f"INT{weights}" if weights == activations else f"W{weights}A{activations}"
 
 
-def artifacts_table(
+def artifacts_view(
     artifacts: Sequence[pb.Artifact], files: Mapping[str, Path] | None = None
-) -> Table:
-    """Return the files of a job with size, digest and place."""
-    table = Table(title="Artifacts", title_justify="left", header_style="bold")
-    table.add_column("name")
-    table.add_column("size", justify="right")
-    table.add_column("SHA-256")
-    table.add_column("path" if files else "URI", overflow="fold")
+) -> RenderableType:
+    """Return the files of a job below the folder or URI where they lie."""
+    places: dict[str, Table] = {}
     for item in artifacts:
         place = str(files[item.name]) if files and item.name in files else item.uri
-        table.add_row(item.name, text.size(item.bytes), item.sha256[:12], place)
-    return table
+        table = places.setdefault(place.removesuffix(item.name), _files_table())
+        digest = Text(f"sha256 {item.sha256[:12]}", style="dim")
+        table.add_row("", item.name, text.size(item.bytes), digest, text.artifact_kind(item.kind))
+    heads = (Text.assemble(("Artifacts in ", "bold"), place) for place in places)
+    return Group(*(part for pair in zip(heads, places.values(), strict=True) for part in pair))
+
+
+def _files_table() -> Table:
+    return Table.grid("", "", Column(justify="right"), "", "", padding=(0, 2))
 
 
 def _rows(reports: list[Report]) -> list[tuple[str, Cell]]:
@@ -128,15 +133,17 @@ def _latency_cell(baseline: Report, report: Report) -> str:
     return _with_ratio(text.latency(median), ratio)
 
 
-def _measured_with(report: Report) -> str | None:
-    """Return what the latency was measured with; it means little without."""
-    if not report.HasField("latency"):
-        return None
-    item = report.latency
-    return (
-        f"latency: batch of {item.batch_size}, {item.runtime}, {item.provider}, "
-        f"{item.threads} threads, {item.runs} runs"
-    )
+def _notes(result: pb.JobResult) -> str:
+    """Return what the figures are relative to and were measured with; they mean little without."""
+    notes = "SQNR, cosine, agreement and KL: to FP32; ±: one standard error"
+    if result.baseline.HasField("latency"):
+        item = result.baseline.latency
+        notes += (
+            f"\nlatency: batch of {item.batch_size}, {item.runtime}, "
+            f"{item.provider.removesuffix('ExecutionProvider')}, {item.threads} threads, "
+            f"{item.runs} runs"
+        )
+    return notes
 
 
 def _with_ratio(value: str, ratio: str) -> str:
@@ -155,7 +162,7 @@ def _checks(job: pb.Job) -> Table:
     table = Table.grid(padding=(0, 1))
     for check in job.result.checks:
         mark = ("✔", "green") if check.passed else ("✘", "red")
-        table.add_row(Text(*mark), Text(check.name), Text(check.detail, style="dim"))
+        table.add_row(Text(*mark), Text.assemble(f"{check.name} ", (check.detail, "dim")))
     return table
 
 

@@ -14,9 +14,18 @@ _METRIC_NAMES: dict[pb.Metric.ValueType, str] = {
     pb.METRIC_TOP1: "top-1",
     pb.METRIC_TOP5: "top-5",
     pb.METRIC_SQNR: "SQNR",
-    pb.METRIC_COSINE: "cosine similarity",
-    pb.METRIC_AGREEMENT: "agreement with FP32",
-    pb.METRIC_KL_DIVERGENCE: "KL divergence",
+    pb.METRIC_COSINE: "cosine",
+    pb.METRIC_AGREEMENT: "agreement",
+    pb.METRIC_KL_DIVERGENCE: "KL",
+}
+# What a view shows while a job runs; the result has all.
+KEY_METRICS = (pb.METRIC_TOP1, pb.METRIC_SQNR, pb.METRIC_AGREEMENT)
+_COLUMN_NAMES = {"baseline": "FP32"}
+_ARTIFACTS: dict[pb.ArtifactKind.ValueType, str] = {
+    pb.ARTIFACT_KIND_ENCODINGS: "AIMET encodings",
+    pb.ARTIFACT_KIND_FLOAT_ONNX: "float ONNX, for the encodings",
+    pb.ARTIFACT_KIND_QDQ_ONNX: "QDQ ONNX, for ONNX Runtime",
+    pb.ARTIFACT_KIND_ANALYSIS: "findings",
 }
 _SHARES = frozenset({pb.METRIC_TOP1, pb.METRIC_TOP5, pb.METRIC_AGREEMENT})
 
@@ -39,18 +48,29 @@ def metric_name(metric: pb.Metric.ValueType) -> str:
     return known or f"metric {metric}"
 
 
+def column_name(column: str) -> str:
+    """Return how people call a column of the comparison; a step is called by its id."""
+    return _COLUMN_NAMES.get(column, column)
+
+
 def metric_value(item: pb.MetricValue) -> str:
-    """Return the value with its unit, and ± one standard error where it is known."""
+    """Return the value with its unit, and ± one standard error where it says something.
+
+    It is 0 where all samples agree, which a few samples do easily.
+    """
     if item.metric in _SHARES:
         text = f"{100 * item.value:.1f} %"
-        return (
-            f"{text} ± {100 * item.standard_error:.1f}" if item.HasField("standard_error") else text
-        )
+        return f"{text} ± {100 * item.standard_error:.1f}" if item.standard_error else text
     if item.metric == pb.METRIC_SQNR:
         return f"{item.value:.1f} dB"
     if item.metric == pb.METRIC_COSINE:
         return f"{item.value:.4f}"
     return f"{item.value:.3g}"
+
+
+def artifact_kind(kind: pb.ArtifactKind.ValueType) -> str:
+    """Return what a file is and what it is for."""
+    return _ARTIFACTS.get(kind, "")
 
 
 def size(count: int) -> str:

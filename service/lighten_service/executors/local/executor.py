@@ -282,6 +282,8 @@ class LocalExecutor:
         return {
             **kept,
             "OMP_NUM_THREADS": str(self._cores_per_slot),
+            # Threads that spin at a barrier starve each other once the machine is shared.
+            "OMP_WAIT_POLICY": "PASSIVE",
             "CUDA_VISIBLE_DEVICES": ",".join(str(gpu) for gpu in slot.gpus),
             "PYTHONUNBUFFERED": "1",
         }

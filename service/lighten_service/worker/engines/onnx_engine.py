@@ -91,7 +91,8 @@ class OnnxModel(WorkingModel):
         self._folded: Folded = {}
         self._session: GraphSession | None = None
         self._simulation: Simulation | None = None
-        self._encodings: tuple[Encoding, ...] = ()
+        # Of the simulation, which never changes; None: not read yet.
+        self._encodings: tuple[Encoding, ...] | None = None
 
     @property
     def inputs(self) -> tuple[pb.InputSpec, ...]:
@@ -129,7 +130,7 @@ class OnnxModel(WorkingModel):
         return self._float_session().predict(batch)
 
     def statistics(self) -> ModelStatistics:
-        return graph_statistics(self._model, self._encodings)
+        return graph_statistics(self._model, self.encodings() if self.quantized else ())
 
     def fold_batch_norms(self) -> int:
         before = self._probe()
@@ -167,7 +168,6 @@ class OnnxModel(WorkingModel):
                 field="model.artifact",
             ) from error
         counts = simulation.calibrate(batches(), on_batch)
-        self._encodings = simulation.encodings()
         self._simulation = simulation
         return counts
 
@@ -198,7 +198,8 @@ class OnnxModel(WorkingModel):
             ) from error
 
     def encodings(self) -> tuple[Encoding, ...]:
-        self._calibrated()
+        if self._encodings is None:
+            self._encodings = self._calibrated().encodings()
         return self._encodings
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from lighten_service.jobs.errors import FailedPrecondition
 from lighten_service.worker import quantsim
 from lighten_service.worker.engines.torch_bias_range import make_room_for_biases
 from lighten_service.worker.engines.torch_prepare import Inputs
+from lighten_service.worker.engines.torch_range_search import single_search
 from lighten_service.worker.engines.torch_reach import drop_unreached, reached_quantizers
 
 # What AIMET raises on graphs that it cannot follow and modules that it has no quantized form of.
@@ -93,7 +94,8 @@ def calibrate(
     Args:
         sim: from `simulate`.
         batches: begins a pass over the calibration data.
-        on_batch: called with the number of batches done; may raise to stop.
+        on_batch: called with the number of batches done, and with 0 at each weight whose range
+            takes long to choose; may raise to stop.
         example: one sample.
 
     Raises:
@@ -112,7 +114,8 @@ def calibrate(
             done += 1
             on_batch(done)
 
-    sim.compute_encodings(observe)
+    with single_search(sim, lambda: on_batch(done)):
+        sim.compute_encodings(observe)
     if not done:
         raise FailedPrecondition(
             "EMPTY_CALIBRATION_DATA", "there is no calibration sample", field="calibration.data"
