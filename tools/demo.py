@@ -128,8 +128,8 @@ def _what_next(data: DemoData, seconds: float) -> None:
     local.write_text(SPEC.format_map({name: getattr(data, name) for name in KEYS}))
     _headline(f"Done in {seconds:.0f} s; the servers are stopped. Try next:")
     _say(f".venv/bin/lighten run {_short(local)} --to out/local")
-    _say("  the same job from local files, no server needed; change it first, for example to")
-    _say("  `quantization: {weights: INT4, activations: INT16}`, or name your own model (README)")
+    _say("the same job from local files, without a server; change it first, for example to")
+    _say("`quantization: {weights: INT4, activations: INT16}`, or name your own model")
 
 
 def _lighten(target: str, *arguments: str | Path, capture: bool = False) -> Completed:

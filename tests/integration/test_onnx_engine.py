@@ -19,11 +19,11 @@ pytest.importorskip("aimet_onnx")
 from lighten_service.jobs.errors import FailedPrecondition, InvalidArgument
 from lighten_service.worker.context import Cancelled
 from lighten_service.worker.engines.onnx_engine import OnnxModel, open_onnx_model
-from lighten_service.worker.runtime import GraphSession
 from lighten_service.worker.graphs.coverage import tensors_without_grid
 from lighten_service.worker.graphs.qdq import grid_differences, read_grids
 from lighten_service.worker.graphs.save import load_with_external
 from lighten_service.worker.model import Batch, Outputs
+from lighten_service.worker.runtime import GraphSession
 from tests.support import onnx_models as zoo
 
 INT8 = pb.QuantizationConfig(weights=pb.DATA_TYPE_INT8, activations=pb.DATA_TYPE_INT8)

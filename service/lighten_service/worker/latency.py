@@ -16,6 +16,9 @@ from lighten_service.jobs.errors import FailedPrecondition
 from lighten_service.worker.model import Batch
 from lighten_service.worker.runtime import RUNTIME_ERRORS
 
+# ValueError: feeds by a wrong name.
+_RUN_ERRORS: tuple[type[Exception], ...] = (*RUNTIME_ERRORS, ValueError)
+
 MIN_RUNS = 5
 WARM_UP_RUNS = 3
 
@@ -92,7 +95,7 @@ def _round(
         began = perf_counter()
         try:
             session.run(None, feeds)
-        except (*RUNTIME_ERRORS, ValueError) as error:  # ValueError: feeds by a wrong name
+        except _RUN_ERRORS as error:
             raise _refused(name, error) from error
         taken[name] = perf_counter() - began
     return taken

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from os.path import commonprefix
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Group, RenderableType
@@ -102,8 +103,10 @@ def _techniques(answer: pb.GetCapabilitiesResponse) -> Table:
 
 
 def _parameter(item: pb.Parameter) -> str:
-    kind = " | ".join(item.values) if item.values else item.type
-    default = item.bounds.default_value
+    prefix = commonprefix(item.values)  # noqa: RUF071  of words, not of paths
+    prefix = prefix[: prefix.rfind("_") + 1]
+    kind = " | ".join(value.removeprefix(prefix) for value in item.values) or item.type
+    default = item.bounds.default_value.removeprefix(prefix)
     return f"{item.name}: {kind}" + (f" (default {default})" if default else "")
 
 
