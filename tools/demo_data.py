@@ -45,7 +45,7 @@ def prepare(cache: Path, say: Say) -> DemoData:
     if photos:
         calibration, evaluation = photos[:CALIBRATION_SAMPLES], labelled
     else:
-        say("no apt-get packages at hand: calibrating on 10 of the 20 photos, evaluating on 10")
+        say("no apt-get photos here: calibrating on 10 of the 20 photos, evaluating on the others")
         calibration, evaluation = labelled[::2], labelled[1::2]
     return DemoData(
         weights=weights,

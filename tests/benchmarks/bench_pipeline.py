@@ -23,7 +23,7 @@ import numpy as np
 from lighten import v1 as pb
 
 TARGET = 1.05
-SIDE = 224
+SIDE = 160
 BATCH_SIZE = 8
 BATCHES = 4
 
@@ -33,7 +33,7 @@ class Case:
     engine: str
     architecture: str
     scheme: pb.RangeScheme.ValueType
-    pairs: int = 5
+    pairs: int = 7
 
     @property
     def title(self) -> str:
@@ -99,7 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("only", nargs="*", metavar="WORD", help="cases whose title has all of them")
     parser.add_argument(
-        "--pairs", type=int, help="for every case; by default 5, and 2 of the slow ones"
+        "--pairs", type=int, help="for every case; by default 7, and 2 of the slow ones"
     )
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()

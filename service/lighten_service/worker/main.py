@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 # or Cancelled from Session.check.
 Work = Callable[[Assignment, Session, EventReporter, Path], str]
 
-# The first line of a process's log once it has done its imports.
+# Logged once the imports are done: from here on the process is warm.
 WAITING = "waiting for a job"
 
 # Exit codes beside EXIT_STOPPED. 0 only once the end is stored.
