@@ -210,7 +210,7 @@ def test_help_tells_the_exit_codes() -> None:
 def test_the_server_part_is_named_when_it_is_missing(monkeypatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     result = lighten("server", code=5)
-    assert "pip install 'lighten[server]'" in result.stderr
+    assert "pip install '.[server]'" in result.stderr
 
 
 # --- the real thing -----------------------------------------------------------------------------

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from datasets_kit import VECTOR_INPUT, Opener, labels, read, rows
 from safetensors.numpy import save_file
 
 from lighten import v1 as pb
 from lighten_service.jobs.errors import InvalidArgument
 from lighten_service.worker.datasets import Limits
+from tests.support.datasets_kit import VECTOR_INPUT, Opener, labels, read, rows
 
 NPZ = pb.DATASET_FORMAT_NPZ
 NPY = pb.DATASET_FORMAT_NPY

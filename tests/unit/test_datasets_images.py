@@ -8,11 +8,20 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from datasets_kit import IMAGE_INPUT, Opener, labels, picture, read, rows, write_tar, write_tree
 
 from lighten import v1 as pb
 from lighten_service.jobs.errors import InvalidArgument
 from lighten_service.worker.datasets import Limits
+from tests.support.datasets_kit import (
+    IMAGE_INPUT,
+    Opener,
+    labels,
+    picture,
+    read,
+    rows,
+    write_tar,
+    write_tree,
+)
 
 FOLDER = pb.DATASET_FORMAT_IMAGE_FOLDER
 TAR = pb.DATASET_FORMAT_IMAGE_TAR

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets_kit import Opener, encode, picture, read, rows, write_tree
 from PIL import Image
 
 from lighten import v1 as pb
 from lighten_service.jobs.errors import InvalidArgument
 from lighten_service.worker.datasets import Limits
+from tests.support.datasets_kit import Opener, encode, picture, read, rows, write_tree
 
 FOLDER = pb.DATASET_FORMAT_IMAGE_FOLDER
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, generate_latest
 from pydantic import BaseModel
 
-from lighten_service.settings import Settings
+from lighten.spec import load_spec
+from lighten_service.settings import Settings, load
 from lighten_service.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +40,30 @@ def test_every_metric_is_documented() -> None:
         re.findall(r"`(lighten_[a-z_]+)`", text)
     )
     assert not missing
+
+
+def blocks(language: str) -> list[str]:
+    """The code blocks of one language in the README."""
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def test_the_spec_in_the_readme_can_be_read() -> None:
+    (text,) = blocks("yaml")
+    spec = load_spec(text)
+    steps = [step.WhichOneof("technique") for step in spec.plan.steps.steps]
+    assert steps == ["fold_batch_norms", "cross_layer_equalization", "calibrate"]
+
+
+def test_the_configuration_in_the_readme_can_be_loaded(tmp_path: Path) -> None:
+    (text,) = blocks("toml")
+    (tmp_path / "lighten.toml").write_text(text)
+    settings = load(tmp_path / "lighten.toml")
+    assert settings.storage_root == "s3://models/lighten"
+
+
+def test_the_python_in_the_readme_compiles() -> None:
+    for number, text in enumerate(blocks("python")):
+        compile(text, f"README.md, Python block {number}", "exec")
 
 
 def test_links_between_documents_lead_somewhere() -> None:

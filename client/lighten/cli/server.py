@@ -64,6 +64,6 @@ def require_server(*, worker: bool = False) -> None:
             extras = ",".join(needed)
             raise errors.FailedPrecondition(
                 f"the {extra} part of Lighten is not installed (missing: {', '.join(missing)}); "
-                f"run: pip install 'lighten[{extras}]'",
+                f"run in Lighten's folder: pip install '.[{extras}]'",
                 reason="EXTRA_MISSING",
             )
