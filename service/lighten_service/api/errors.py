@@ -29,6 +29,10 @@ CODES: Final[dict[type[LightenError], grpc.StatusCode]] = {
     errors.Internal: grpc.StatusCode.INTERNAL,
 }
 
+# The server has tried these again itself, for as long as a caller waits. A negative pushback tells
+# gRPC's retry policy to leave it at that (gRFC A6).
+_TRIED: Final = frozenset({"STORAGE_UNAVAILABLE"})
+_NO_RETRY: Final = (("grpc-retry-pushback-ms", "-1"),)
 _RETRY_SECONDS: Final = 1
 # A status travels in a header, which peers limit to 8 KiB in all, base64 and message included.
 _MESSAGE_BYTES: Final = 1024
@@ -63,6 +67,11 @@ def status_of(error: LightenError) -> Status:
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     code: int = code_of(error).value[0]
     return Status(code=code, message=_cut(error.message, _MESSAGE_BYTES), details=_packed(details))
+
+
+def retry_pushback(error: LightenError) -> tuple[tuple[str, str], ...]:
+    """Return the trailing metadata that says whether gRPC may try the call again by itself."""
+    return _NO_RETRY if error.reason in _TRIED else ()
 
 
 def _metadata_of(error: LightenError) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import grpc
 from structlog.contextvars import bind_contextvars
 
-from lighten_service.api.errors import code_of, status_of
+from lighten_service.api.errors import code_of, retry_pushback, status_of
 from lighten_service.jobs.errors import Internal, LightenError, Unavailable
 from lighten_service.telemetry.logs import get_logger
 from lighten_service.telemetry.metrics import Metrics, RpcKind
@@ -186,6 +186,7 @@ class _Call:
             (
                 (REQUEST_ID, self._request_id),
                 (_STATUS_DETAILS, status.SerializeToString()),
+                *retry_pushback(error),
             ),
         )
 

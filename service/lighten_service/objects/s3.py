@@ -54,8 +54,9 @@ class S3Options:
     worker_endpoint: str = ""
     region: str = "us-east-1"
     threads: int = 16
-    retry_seconds: float = 30.0
-    timeout_seconds: float = 30.0
+    # Together below the 30 s that a client waits for an answer.
+    retry_seconds: float = 10.0
+    timeout_seconds: float = 10.0
 
 
 class S3ObjectStore:
