@@ -56,8 +56,8 @@ class LifecycleOptions:
     session_seconds: float = 600.0
     # Between two looks at every live job for what is due.
     tick: float = 1.0
-    # Between two readings of all live jobs from the store.
-    resync: float = 30.0
+    # Between two readings of all live jobs from the store, which tells of every change anyway.
+    resync: float = 300.0
     retry: retries.RetryPolicy = field(default_factory=retries.RetryPolicy)
 
 

@@ -158,11 +158,8 @@ class Reconciler:
         if now >= self._sweep_at:
             self._sweep_at = now + self._lifecycle.options.tick
             read = {record.job_id for record in changed}
-            changed += [
-                record
-                for record in self._live
-                if record.job_id not in read and not self._is_idle(record)
-            ]
+            awake = self._live.awake(self._lifecycle.clock.now())
+            changed += [record for record in awake if record.job_id not in read]
         for record in changed:
             if not self._due.is_quiet(record):
                 await self._guard(self._due.look(record), record.job.name)
@@ -170,10 +167,6 @@ class Reconciler:
         candidates = list(self._live) if self._capacity_changed else changed
         self._capacity_changed = False
         await self._placement.place(candidates, self._live.queued)
-
-    def _is_idle(self, record: JobRecord) -> bool:
-        """Whether a sweep can pass a job over: it waits for capacity, and not too long yet."""
-        return record.not_before == 0.0 and self._due.is_quiet(record)
 
     async def _guard(self, work: Coroutine[None, None, None], what: str) -> None:
         """One job that cannot be helped now must not stop the others; the next sweep tries it."""
