@@ -18,10 +18,10 @@ class CrossLayerEqualization:
     ) -> Findings:
         context.check()
         found = model.equalize(replace_relu6=parameters.replace_relu6)
-        layers = int(found["equalized_layers"])
-        if not layers:
+        layers, replaced = int(found["equalized_layers"]), int(found["replaced_relu6"])
+        # A model whose ReLU6 are gone has changed, so the step was not left out.
+        if not layers and not replaced:
             raise NotApplicable(_reason(parameters))
-        replaced = int(found["replaced_relu6"])
         summary = f"{layers} layers equalized"
         if replaced:
             summary += f", {replaced} ReLU6 replaced by ReLU"

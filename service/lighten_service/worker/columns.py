@@ -7,6 +7,7 @@ from lighten import v1 as pb
 from lighten_service.worker.context import StepContext
 from lighten_service.worker.data import Samples
 from lighten_service.worker.evaluation import Predict, Reference, compare
+from lighten_service.worker.graphs.save import data_file
 from lighten_service.worker.model import ModelStatistics
 
 
@@ -27,13 +28,17 @@ class Column:
         return pb.ModelReport(
             metrics=self.metrics,
             outputs=self.outputs,
-            file_bytes=self.onnx.stat().st_size if self.onnx else 0,
+            file_bytes=_file_bytes(self.onnx) if self.onnx else 0,
             weight_bytes=self.statistics.weight_bytes,
             parameters=self.statistics.parameters,
             macs=self.statistics.macs,
             bops=self.statistics.bops,
             latency=self.latency,
         )
+
+
+def _file_bytes(onnx: Path) -> int:
+    return sum(path.stat().st_size for path in (onnx, data_file(onnx)) if path.exists())
 
 
 def measure(

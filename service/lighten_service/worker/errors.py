@@ -67,6 +67,12 @@ def to_job_error(error: BaseException, stage: pb.Stage | None) -> pb.JobError:
         known = error
     elif is_out_of_memory(error):
         known = errors.ResourceExhausted("OUT_OF_MEMORY", OUT_OF_MEMORY_ADVICE)
+    elif _from_onnxruntime(error):
+        known = errors.FailedPrecondition(
+            "RUNTIME_REFUSED_INPUT",
+            "ONNX Runtime cannot run the model on these samples: "
+            f"{' '.join(str(error).split())[-300:]}; check ids, ranges and shapes of the data",
+        )
     else:
         reference = secrets.token_hex(8)
         _log.error("attempt failed, reference %s", reference, exc_info=error)
@@ -87,4 +93,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(word in text for word in _OUT_OF_MEMORY_WORDS)
+    native = isinstance(error, RuntimeError) or _from_onnxruntime(error)
+    return native and any(word in text for word in _OUT_OF_MEMORY_WORDS)
+
+
+def _from_onnxruntime(error: BaseException) -> bool:
+    """Whether ONNX Runtime raised it; its classes have no base of their own."""
+    return type(error).__module__.startswith("onnxruntime.")

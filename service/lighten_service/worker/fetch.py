@@ -1,14 +1,15 @@
 """Reads the inputs of an attempt into its scratch folder."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from threading import Event
 
 from lighten import transfer
 from lighten import v1 as pb
 from lighten_service.jobs.errors import InvalidArgument, ResourceExhausted
-from lighten_service.worker.context import StepContext
+from lighten_service.worker.context import Cancelled, StepContext
 from lighten_service.worker.session import Session
 from lighten_service.worker.transfers import as_lighten_error
 
@@ -63,10 +64,17 @@ def fetch_inputs(
             metadata={"input_bytes": str(total), "scratch_bytes": str(scratch_bytes)},
         )
     fetched = Fetched(paths={one.field: _root(one, folder) for one in inputs})
+    failed = Event()
+
+    def check() -> None:
+        context.check()
+        if failed.is_set():
+            raise Cancelled("another input failed")  # ends its own download alone
+
     signed = session.sign_inputs([(one.field, one.file.path) for one in downloads])
     with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="fetch") as pool:
         results = [
-            pool.submit(_fetch, download, ready.url, session, context)
+            pool.submit(_fetch, download, ready.url, session, check)
             for download, ready in zip(downloads, signed, strict=True)
         ]
         pending = set(results)
@@ -77,6 +85,7 @@ def fetch_inputs(
                     result.result()
                 context.progress(sum(one.received for one in downloads), total, "bytes")
         except BaseException:
+            failed.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     for download, result in zip(downloads, results, strict=True):
@@ -102,7 +111,7 @@ def _root(one: pb.ResolvedInput, folder: Path) -> Path:
     return root if one.uri.endswith("/") else root / one.files[0].path
 
 
-def _fetch(download: _Download, url: str, session: Session, context: StepContext) -> str:
+def _fetch(download: _Download, url: str, session: Session, check: Callable[[], None]) -> str:
     def sign() -> str:
         return session.sign_inputs([(download.field, download.file.path)])[0].url
 
@@ -118,5 +127,5 @@ def _fetch(download: _Download, url: str, session: Session, context: StepContext
             size=download.file.bytes,
             refresh=sign,
             on_progress=on_progress,
-            check=context.check,
+            check=check,
         )

@@ -13,7 +13,7 @@ import onnx
 
 from lighten import v1 as pb
 from lighten_service.jobs.errors import FailedPrecondition
-from lighten_service.jobs.support import technique_of
+from lighten_service.jobs.support import LABEL_METRICS, technique_of
 from lighten_service.techniques import run_step
 from lighten_service.techniques.base import NotApplicable
 from lighten_service.worker.baseline import measure_fp32, measure_naive
@@ -145,7 +145,18 @@ class Pipeline:
                     "EVALUATED_ON_CALIBRATION_DATA",
                     "there is no evaluation set: fidelity is measured on the calibration samples",
                 )
+            self._check_labels()
         return model
+
+    def _check_labels(self) -> None:
+        labelled = self.stages.evaluation is not None and self.stages.evaluation.labelled
+        if self.spec.metric in LABEL_METRICS and not labelled:
+            raise FailedPrecondition(
+                "MISSING_LABELS",
+                f"{pb.Metric.Name(self.spec.metric)} needs labels, and the evaluation data have "
+                "none: add them, or ask for a metric of fidelity",
+                field="evaluation.data",
+            )
 
     def _open(self, context: StepContext, name: str, path: Path, model: WorkingModel) -> Samples:
         return open_dataset(
@@ -293,5 +304,5 @@ class Pipeline:
     def _metric(self) -> pb.Metric.ValueType:
         if self.spec.metric != pb.METRIC_UNSPECIFIED:
             return self.spec.metric
-        labelled = self.stages.evaluation is not None and self.stages.evaluation.labelled
-        return pb.METRIC_TOP1 if labelled else pb.METRIC_SQNR
+        found = {value.metric for value in self.columns["baseline"].metrics}
+        return pb.METRIC_TOP1 if pb.METRIC_TOP1 in found else pb.METRIC_SQNR

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from lighten import v1 as pb
 from lighten_service.worker.context import StepContext
+from lighten_service.worker.graphs.save import data_file
 from lighten_service.worker.model import WorkingModel
 from lighten_service.worker.publish import Product
 from lighten_service.worker.verify import Exported
@@ -33,13 +34,20 @@ def write_outputs(
     context.progress(len(products), total, "files")
     model.export_float(float_onnx)
     if outputs.float_onnx:
-        products.append(Product(float_onnx, pb.ARTIFACT_KIND_FLOAT_ONNX, _ONNX))
+        products += _with_data(Product(float_onnx, pb.ARTIFACT_KIND_FLOAT_ONNX, _ONNX))
     qdq = folder / "model.qdq.onnx" if outputs.qdq_onnx else None
     if qdq is not None:
         context.progress(len(products), total, "files")
         model.export_qdq(qdq)
-        products.append(Product(qdq, pb.ARTIFACT_KIND_QDQ_ONNX, _ONNX))
+        products += _with_data(Product(qdq, pb.ARTIFACT_KIND_QDQ_ONNX, _ONNX))
     encodings = folder / _NAMES[pb.ENCODINGS_VERSION_2_0_0]
     if not encodings.exists():
         model.export_encodings(encodings, pb.ENCODINGS_VERSION_2_0_0)
     return products, Exported(float_onnx, encodings, qdq)
+
+
+def _with_data(product: Product) -> list[Product]:
+    """Return a graph, and beside it the file of its weights where it is too large for one."""
+    data = data_file(product.path)
+    extra = [Product(data, product.kind, "application/octet-stream")] if data.exists() else []
+    return [product, *extra]

@@ -1,7 +1,7 @@
 """Uploads what an attempt made: bytes first, the manifest last."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,9 +70,29 @@ def _upload(
     signed = sign()
     with as_lighten_error("", f"{attempt_uri}{target}"):
         if signed.part_urls:
-            etags = transfer.upload_parts(
-                signed.part_urls, signed.part_bytes, path, check=context.check
-            )
-            session.complete_upload(target, signed.upload_id, etags)
+            _upload_parts(context, session, path, target, signed, sign)
         else:
             transfer.upload(signed.url, path, refresh=lambda: sign().url, check=context.check)
+
+
+def _upload_parts(
+    context: StepContext,
+    session: Session,
+    path: Path,
+    target: str,
+    signed: pb.SignedTransfer,
+    sign: Callable[[], pb.SignedTransfer],
+) -> None:
+    """Send a large file in parts; begin anew once when their URLs expire on the way."""
+    try:
+        etags = transfer.upload_parts(
+            signed.part_urls, signed.part_bytes, path, check=context.check
+        )
+    except transfer.TransferError as error:
+        if error.reason != "URL_EXPIRED":
+            raise
+        signed = sign()
+        etags = transfer.upload_parts(
+            signed.part_urls, signed.part_bytes, path, check=context.check
+        )
+    session.complete_upload(target, signed.upload_id, etags)

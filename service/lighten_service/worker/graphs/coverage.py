@@ -1,6 +1,6 @@
 """Which tensors of a float graph need a grid, and whether they have one."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
 
 import onnx
 
@@ -28,6 +28,8 @@ GRID_PRESERVING = frozenset(
         "Unsqueeze",
     }
 )
+# AIMET puts no quantizer on a Cast.
+_MOVED = GRID_PRESERVING | {"Cast"}
 
 
 def quantizable_tensors(model: onnx.ModelProto) -> tuple[str, ...]:
@@ -46,15 +48,23 @@ def quantizable_tensors(model: onnx.ModelProto) -> tuple[str, ...]:
     return tuple(found)
 
 
-def tensors_without_grid(model: onnx.ModelProto, quantized: Collection[str]) -> tuple[str, ...]:
-    """Return the quantizable tensors that have no grid, neither before nor after being moved."""
+def tensors_without_grid(model: onnx.ModelProto, quantized: Set[str]) -> tuple[str, ...]:
+    """Return the quantizable tensors that have no grid, neither before nor after being moved.
+
+    Inputs of integers that a Cast turns into floats have no float grid to be on.
+    """
     producer = producers(model.graph)
+    integers = {
+        value.name
+        for value in model.graph.input
+        if value.type.tensor_type.elem_type != onnx.TensorProto.FLOAT
+    }
     missing = {
-        origin(name, producer): None
+        path[-1]: None
         for node in model.graph.node
         if node.op_type in _HEAVY
         for name in node.input[:2]
-        if not any(step in quantized for step in _path(name, producer))
+        if not quantized & set(path := _path(name, producer, _MOVED)) and path[-1] not in integers
     }
     return tuple(missing)
 
@@ -64,9 +74,11 @@ def origin(name: str, producer: Mapping[str, onnx.NodeProto]) -> str:
     return _path(name, producer)[-1]
 
 
-def _path(name: str, producer: Mapping[str, onnx.NodeProto]) -> list[str]:
+def _path(
+    name: str, producer: Mapping[str, onnx.NodeProto], moving: Collection[str] = GRID_PRESERVING
+) -> list[str]:
     """Return a tensor and what it was made from by moving alone, nearest first."""
     path = [name]
-    while (node := producer.get(path[-1])) is not None and node.op_type in GRID_PRESERVING:
+    while (node := producer.get(path[-1])) is not None and node.op_type in moving:
         path.append(node.input[0])
     return path

@@ -16,6 +16,11 @@ _EXTERNAL_MINIMUM = 1024
 _ALIGNMENT = 4096
 
 
+def data_file(path: Path) -> Path:
+    """Return where the weights of a graph lie that is too large for one file."""
+    return path.with_name(f"{path.name}.data")
+
+
 def save_single_file(model: onnx.ModelProto, path: Path) -> None:
     """Write a model as one self-contained file.
 
@@ -28,7 +33,7 @@ def save_single_file(model: onnx.ModelProto, path: Path) -> None:
     if fits_one_file(model):
         path.write_bytes(model.SerializeToString(deterministic=True))
         return
-    shell = _write_weights(model, path.with_name(f"{path.name}.data"))
+    shell = _write_weights(model, data_file(path))
     path.write_bytes(shell.SerializeToString(deterministic=True))
 
 
