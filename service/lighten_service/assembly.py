@@ -177,7 +177,10 @@ def _use_cases(parts: _Parts, executor: Executor, lifecycle: Lifecycle, hub: Wat
     settings, store, objects, clock = parts.settings, parts.store, parts.objects, parts.clock
     limits = _limits(settings)
     access = AccessPolicy(
-        settings.root_uri, s3_allowed=settings.project_access, file_roots=settings.file_roots
+        settings.root_uri,
+        s3_allowed=settings.project_access,
+        file_roots=settings.file_roots,
+        private=[settings.data_dir],
     )
     references = References(objects, access, max_files=settings.limits.max_input_files)
     policy = CreatePolicy(

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from itertools import count
@@ -13,6 +14,7 @@ import pytest
 
 from lighten import v1 as pb
 from lighten_service.executors.local import LocalExecutor, LocalOptions
+from lighten_service.executors.local.process import ProcessId, WorkerProcess
 from lighten_service.jobs.errors import ResourceExhausted
 from lighten_service.jobs.ports import (
     Executor,
@@ -286,6 +288,24 @@ async def test_worker_of_no_live_job_is_stopped(harness: Harness) -> None:
 
 
 # --- of this machine alone --------------------------------------------------------------------
+
+
+def test_a_pid_that_is_a_thread_by_now_is_a_process_gone() -> None:
+    end = threading.Event()
+    thread = threading.Thread(target=end.wait)
+    thread.start()
+    try:
+        assert thread.native_id is not None
+        with pytest.raises(ProcessLookupError):
+            WorkerProcess(ProcessId(thread.native_id, "an earlier boot", 1))
+        # Also when it becomes one after the first look.
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        stat = Path(f"/proc/{thread.native_id}/stat").read_text().rpartition(")")[2].split()
+        with pytest.raises(ProcessLookupError):
+            WorkerProcess(ProcessId(thread.native_id, boot, int(stat[19])))
+    finally:
+        end.set()
+        thread.join()
 
 
 async def test_nothing_of_a_launch_stays_but_its_log(harness: LocalHarness) -> None:

@@ -83,7 +83,7 @@ def test_a_job_leaves_its_artifacts_and_nothing_else(run: Run) -> None:
         assert path.stat().st_size == int(artifact["bytes"])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_cancels_the_job_and_stops_the_server(run: Run, number: int) -> None:
     process = run.start()
     for line in process.stdout:
@@ -96,6 +96,24 @@ def test_an_interrupt_cancels_the_job_and_stops_the_server(run: Run, number: int
     assert "Cancelling the job" in err
     assert "Traceback" not in err
     assert not run.output.exists()
+
+
+def test_nohup_outlives_the_terminal(run: Run) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = run.start()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    for line in process.stdout:
+        if "STARTING" in line:
+            break
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    ignored = int(status.partition("SigIgn:")[2].split()[0], 16)
+    process.terminate()
+    process.communicate(timeout=60)
+
+    assert ignored & 1 << (signal.SIGHUP - 1)
+    assert process.returncode == 130
 
 
 def test_a_spec_that_the_server_refuses(run: Run) -> None:

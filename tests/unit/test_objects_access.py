@@ -104,3 +104,28 @@ def test_a_local_storage_root_below_a_file_root_stays_closed(tmp_path: Path) -> 
     for path in ("/objects/projects/other/x", "/objects/projects/", "/"):
         with pytest.raises(PermissionDenied):
             policy.check_read("default", f"file://{tmp_path}{path}")
+
+
+def test_a_storage_root_behind_a_link_stays_closed_at_its_real_place(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "objects").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    policy = AccessPolicy(f"{tmp_path.as_uri()}/link/objects", file_roots=[tmp_path / "disk"])
+    policy.check_read("default", f"file://{tmp_path}/link/objects/projects/default/x")
+    policy.check_read("default", f"file://{tmp_path}/disk/model.onnx")
+    for path in ("disk/objects/projects/other/x", "link/objects/projects/other/x", "disk/"):
+        with pytest.raises(PermissionDenied):
+            policy.check_read("default", f"file://{tmp_path}/{path}")
+
+
+def test_private_folders_stay_closed_but_for_the_projects_own_part(tmp_path: Path) -> None:
+    data = tmp_path / "lighten"
+    data.mkdir()
+    (tmp_path / "link").symlink_to(data)
+    policy = AccessPolicy(
+        f"{data.as_uri()}/objects", file_roots=[tmp_path], private=[tmp_path / "link"]
+    )
+    policy.check_read("default", f"file://{data}/objects/projects/default/x")
+    policy.check_read("default", f"file://{tmp_path}/lighten-models/model.onnx")
+    for path in ("lighten.db", "workers/1/worker.log", "objects/projects/other/x", ""):
+        with pytest.raises(PermissionDenied):
+            policy.check_read("default", f"file://{data}/{path}")

@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import os
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -11,6 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from lighten_service.jobs.errors import InvalidArgument, LightenError, NotFound, PermissionDenied
+from lighten_service.objects import folders
 from lighten_service.objects.local import LocalObjectStore
 from lighten_service.objects.router import ObjectRouter
 from lighten_service.objects.signing import Grant, UrlSigner
@@ -63,6 +65,26 @@ async def test_links_and_special_files_are_refused(
         [info async for info in store.list_objects(root)]
     assert await store.delete_prefix(root) == 3
     assert (tmp_path / "secret").read_text() == "secret"
+
+
+def test_folders_that_vanish_while_listed_hide_nothing_else(tmp_path: Path) -> None:
+    for name in ("a", "b", "c", "d"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").touch()
+    with folders.open_folder(tmp_path, ()) as descriptor:
+        files = folders.walk(descriptor)
+        assert next(files)[0] == "a/x"
+        shutil.rmtree(tmp_path / "b")
+        shutil.rmtree(tmp_path / "c")
+        (tmp_path / "c").touch()
+        assert [path for path, _ in files] == ["d/x"]
+
+
+def test_a_folder_that_vanishes_once_open_is_empty(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with folders.open_folder(tmp_path, ("a",)) as descriptor:
+        (tmp_path / "a").rmdir()
+        assert list(folders.walk(descriptor)) == []
 
 
 async def test_roots_limit_reading_and_writing(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def run(
     add_labels(message, label or [])
     require_server(worker=True)
     read_in_place(inputs)
-    with _sigterm_interrupts(), _folder(data_dir) as folder:
+    with _signals_interrupt(), _folder(data_dir) as folder:
         _run(message, folder, Path(to), output)
 
 
@@ -71,7 +71,9 @@ def _follow(client: Client, name: str, output: Output) -> pb.Job:
     try:
         return follow.follow(client, name, output)
     except KeyboardInterrupt:
-        Console(stderr=True).print("Cancelling the job; Ctrl-C again stops it at once.")
+        # The terminal may be gone.
+        with contextlib.suppress(OSError):
+            Console(stderr=True).print("Cancelling the job; Ctrl-C again stops it at once.")
         # The server may be gone, or the worker too slow: it is killed with the server then.
         with contextlib.suppress(errors.LightenError):
             client.cancel(name, "interrupted")
@@ -103,14 +105,24 @@ def _folder(data_dir: Path | None) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Treat SIGTERM as Ctrl-C, so that nothing that was started stays behind."""
+def _signals_interrupt() -> Iterator[None]:
+    """Treat SIGTERM and SIGHUP as Ctrl-C, so that nothing that was started stays behind.
 
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
+    A signal that is ignored stays so: that is what nohup is for.
+    """
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            # The kernel and the shell both send it: the second is not an impatient Ctrl-C.
+            signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: old for number, old in handlers.items() if old is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, old in before.items():
+            signal.signal(number, old)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lighten_service.jobs.errors import PermissionDenied
-from lighten_service.objects.uri import Location, join, of_folder, parse, parse_folder
+from lighten_service.objects.uri import Location, of_folder, parse, parse_folder
 
 # In ``s3_allowed``: what every project may read.
 EVERY_PROJECT = "*"
@@ -15,14 +15,16 @@ class AccessPolicy:
     """Decides by URI alone, before storage is asked.
 
     A project reads its own ``<storage root>/projects/{project}/``, the S3 prefixes allowed to it
-    and everything below the file roots, but nothing else of what Lighten keeps in the storage root,
-    also where that lies below an allowed prefix.
+    and everything below the file roots, but nothing else of what Lighten keeps in the storage root
+    and the private folders, also where these lie below an allowed prefix or behind a link.
 
     Args:
         storage_root: URI below which Lighten keeps uploads and results.
         s3_allowed: URIs (``s3://bucket`` or ``s3://bucket/prefix``) by project; the key ``*``
             allows to every project.
-        file_roots: absolute folders whose files every project may read.
+        file_roots: absolute folders, with links resolved, whose files every project may read.
+        private: folders of the server's own files, which no project may read, save for its part of
+            a storage root that lies there.
 
     Raises:
         InvalidArgument: reason INVALID_URI, in one of the settings.
@@ -34,10 +36,13 @@ class AccessPolicy:
         *,
         s3_allowed: Mapping[str, Sequence[str]] | None = None,
         file_roots: Sequence[Path] = (),
+        private: Sequence[Path] = (),
     ) -> None:
         self._storage_root = _as_folder(storage_root)
-        self._reserved = tuple(
-            parse_folder(join(self._storage_root.uri, name)) for name in ("projects/", "cache/")
+        self._reserved = (
+            *_kept_in(self._storage_root),
+            *_kept_in(_resolved(self._storage_root)),
+            *(of_folder(folder.resolve()) for folder in private),
         )
         self._s3 = {
             project: tuple(_as_folder(uri) for uri in uris)
@@ -67,7 +72,8 @@ class AccessPolicy:
         names = ", ".join([own.uri, *(place.uri for place in allowed)])
         raise PermissionDenied(
             "OBJECT_FORBIDDEN",
-            f"{uri!r} is not open to project {project!r}, which may read below: {names}",
+            f"{uri!r} is not open to project {project!r}, which may read below: {names}; "
+            "what Lighten itself keeps there is closed",
             field=field,
         )
 
@@ -87,6 +93,15 @@ class AccessPolicy:
 
     def _allowed(self, project: str) -> tuple[Location, ...]:
         return (*self._s3.get(project, ()), *self._s3.get(EVERY_PROJECT, ()), *self._files)
+
+
+def _kept_in(root: Location) -> tuple[Location, ...]:
+    return tuple(replace(root, key=f"{root.key}{name}/") for name in ("projects", "cache"))
+
+
+def _resolved(root: Location) -> Location:
+    # A file root reaches the storage root by its real path, whatever links the setting names.
+    return of_folder(Path("/", root.key).resolve()) if root.scheme == "file" else root
 
 
 def _as_folder(uri: str) -> Location:

@@ -146,12 +146,13 @@ class NewFile:
 def walk(folder: int, below: str = "") -> Iterator[tuple[str, os.stat_result]]:
     """Yield (path below the folder, status) of all files, in the byte order of the paths.
 
+    What is deleted meanwhile is left out.
+
     Raises:
         InvalidArgument: reason INVALID_URI; a name is not UTF-8.
         PermissionDenied: reason OBJECT_FORBIDDEN; a link or special file is among them.
     """
-    with os.scandir(folder) as entries:
-        found = [(e.name, e.is_dir(follow_symlinks=False)) for e in entries]
+    found = _entries(folder)
     # "/" sorts after "-" and ".": "a-b" comes before "a/c".
     found.sort(key=lambda entry: os.fsencode(entry[0] + "/" * entry[1]))
     for name, is_folder in found:
@@ -160,7 +161,10 @@ def walk(folder: int, below: str = "") -> Iterator[tuple[str, os.stat_result]]:
         if not _is_text(name):
             raise InvalidArgument("INVALID_URI", f"the file name {name!a} is not UTF-8: rename it")
         if is_folder:
-            inner = _open_inner(name, folder)
+            try:
+                inner = _open_inner(name, folder)
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # deleted since the folder was read
             try:
                 yield from walk(inner, f"{below}{name}/")
             finally:
@@ -185,11 +189,21 @@ def empty(folder: int) -> int:
                 os.unlink(name, dir_fd=inner)
                 removed += not hidden and not name.startswith(RESERVED_PREFIX)
         for name in folders:
-            # A link to a folder stands among the folders.
-            is_link = stat.S_ISLNK(os.stat(name, dir_fd=inner, follow_symlinks=False).st_mode)
-            (os.unlink if is_link else os.rmdir)(name, dir_fd=inner)
-            removed += is_link
+            with suppress(FileNotFoundError):
+                # A link to a folder stands among the folders.
+                is_link = stat.S_ISLNK(os.stat(name, dir_fd=inner, follow_symlinks=False).st_mode)
+                (os.unlink if is_link else os.rmdir)(name, dir_fd=inner)
+                removed += is_link
     return removed
+
+
+def _entries(folder: int) -> list[tuple[str, bool]]:
+    """Return (name, whether it is a folder) of what lies in a folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    except FileNotFoundError:
+        return []  # deleted since it was opened
 
 
 def _open_inner(name: str, folder: int) -> int:

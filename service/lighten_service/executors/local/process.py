@@ -4,6 +4,7 @@ A process is named by boot, pid and start time: a pid alone is given to another 
 """
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -41,11 +42,20 @@ class WorkerProcess:
     def __init__(self, identity: ProcessId, child: subprocess.Popen[bytes] | None = None) -> None:
         self.identity = identity
         self._child = child
-        self._pidfd = os.pidfd_open(identity.pid)
-        # Looked at after the descriptor is held, so that it is this very process's.
+        gone = f"process {identity.pid} is gone"
+        # Before the descriptor is asked for: the pid may be another's by now, even a thread's.
+        if _identify(identity.pid) != identity:
+            raise ProcessLookupError(gone)
+        try:
+            self._pidfd = os.pidfd_open(identity.pid)
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                raise
+            raise ProcessLookupError(gone) from error
+        # And after it is held, so that it is this very process's.
         if _identify(identity.pid) != identity:
             os.close(self._pidfd)
-            raise ProcessLookupError(f"process {identity.pid} is gone")
+            raise ProcessLookupError(gone)
 
     @classmethod
     def spawn(
