@@ -122,13 +122,14 @@ async def test_create_returns_what_is_stored(store: JobStore, clock: Ticking) ->
     assert stored.revision == 1
     assert stored.job.last_sequence == 2
     assert stored.job.update_time.ToSeconds() == clock.time
-    assert await store.get("default", "a") == stored
-    assert await store.find("a") == stored
+    whole = replace(stored, inputs=record.inputs)
+    assert await store.get("default", "a") == whole
+    assert await store.find("a") == whole
     job = pb.Job()
     job.CopyFrom(stored.job)
     job.ClearField("last_sequence")
     job.ClearField("update_time")
-    assert replace(stored, revision=0, job=job) == record
+    assert replace(whole, revision=0, job=job) == record
 
     first, second = await store.events("a", 0, 10)
     assert [first.sequence, second.sequence] == [1, 2]
@@ -208,6 +209,37 @@ async def test_max_queued_lets_a_repeated_request_through(store: JobStore) -> No
     await store.create(new_job("a", request_id="r"), [], max_queued=1)
     again = await store.create(new_job("b", request_id="r"), [], max_queued=1)
     assert again.job_id == "a"
+
+
+async def test_inputs_stay_as_created_and_come_with_one_job_alone(store: JobStore) -> None:
+    inputs = (
+        pb.ResolvedInput(field="model.artifact", uri="s3://b/m"),
+        pb.ResolvedInput(field="calibration.data", uri="s3://b/c/", files=[pb.InputFile(path="x")]),
+    )
+    seen: list[JobRecord] = []
+
+    def change(record: JobRecord) -> Change:
+        seen.append(record)
+        return Change(replace(record, run_seconds=1.0, inputs=inputs[:1]))
+
+    async with store.subscribe() as changes:
+        # The first two may meet in one group: the update then sees a job that is not written yet.
+        seen += await asyncio.gather(
+            store.create(replace(new_job("a", request_id="r"), inputs=inputs), []),
+            store.update("a", change),
+        )
+        seen.append(await store.update("a", change))
+        seen += [change.record for change in await take(changes, 3) if change.record]
+    seen.append(await store.create(replace(new_job("b", request_id="r"), inputs=inputs), []))
+    by_request = await store.find_request("default", "r")
+    assert by_request is not None
+    seen += [by_request, *await store.list_jobs("default", ALL, limit=9), *await store.live()]
+    assert [(record.job_id, record.inputs) for record in seen] == [("a", ())] * 12
+
+    assert (await store.get("default", "a")).inputs == inputs
+    found = await store.find("a")
+    assert found is not None
+    assert (found.run_seconds, found.inputs) == (1.0, inputs)
 
 
 # --- get and list -------------------------------------------------------------------------------

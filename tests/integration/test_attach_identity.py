@@ -78,13 +78,16 @@ async def launched(edge: Edge) -> LaunchRequest:
 async def test_same_instance_continues_its_attempt(edge: Edge) -> None:
     launch = await launched(edge)
     worker = Instance(edge, launch)
-    assert (await worker.attach()).welcome.attempt == 1
+    first = (await worker.attach()).welcome
+    assert first.attempt == 1
+    assert "model.artifact" in [item.field for item in first.inputs]
     assert (await worker.say(1, 2, 3)).HasField("ack")
     worker.call.cancel()
     again = Instance(edge, launch)
     welcome = (await again.attach()).welcome
     assert welcome.attempt == 1
     assert welcome.acked_event > 0
+    assert welcome.inputs == first.inputs
     # The whole outbox once more: what is stored is acknowledged and not stored again.
     acked = 0
     await again.say(1, 2, 3)

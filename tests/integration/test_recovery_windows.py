@@ -9,6 +9,7 @@ import pytest
 
 from lighten import v1 as pb
 from lighten_service.clock import SystemClock
+from lighten_service.jobs.errors import Unavailable
 from lighten_service.jobs.lifecycle import Lifecycle, LifecycleOptions
 from lighten_service.jobs.ports import (
     JobStore,
@@ -67,6 +68,7 @@ class Ground:
         """Store a job that went through these states."""
         job = pb.Job(name=f"projects/default/jobs/{JOB}")
         job.resolved_spec.resources.max_retries = 2
+        job.resolved_spec.resources.queue_timeout.FromSeconds(3600)
         now = SystemClock().now()
         change = Change(JobRecord("default", JOB, job))
         events: list[pb.JobEvent] = []
@@ -138,12 +140,56 @@ async def test_silent_worker_is_lost_and_stopped(ground: Ground, attached: bool)
     attempts = (Attempt(1, 1, "one"),) if attached else ()
     await ground.given(*states, launch=Launch(1, "scripted"), attempts=attempts)
     await ground.reconciler.start()
-    await ground.launched()
-    record = await ground.until(lambda record: record.job.state == pb.JOB_STATE_STARTING)
-    assert record.job.crashes >= 1
+    assert (await ground.launched()).launch == 2
+    record = await ground.store.get("default", JOB)
+    assert record.job.crashes == 1
     events = await ground.store.events(JOB, 0, 100)
-    (lost,) = [event for event in events if event.state_changed.HasField("error")][:1]
+    (lost,) = [event for event in events if event.state_changed.HasField("error")]
     assert lost.state_changed.error.reason == "WORKER_SILENT"
+
+
+async def test_silent_worker_that_stays_is_counted_once(ground: Ground) -> None:
+    stopped: list[LaunchRef] = []
+
+    async def stop(ref: LaunchRef, *, grace_seconds: float) -> None:
+        stopped.append(ref)
+
+    # Still there after the stop, as during the grace period: the launch goes on holding its slot.
+    ground.executor.stop = stop  # type: ignore[method-assign]
+    await ground.given(pb.JOB_STATE_STARTING, launch=Launch(1, "scripted"))
+    await ground.reconciler.start()
+    record = await ground.until(lambda record: record.job.state == pb.JOB_STATE_QUEUED)
+    assert stopped == [LaunchRef(JOB, 1, "scripted")]
+    await asyncio.sleep(3 * OPTIONS.tick)
+    listener = ground.executor._listener
+    assert listener is not None
+    ground.executor._live.clear()
+    await listener(stopped[0], LaunchStatus(LaunchState.ENDED, LaunchEnd.STOPPED))
+    assert (await ground.launched()).launch == 2
+    record = await ground.store.get("default", JOB)
+    assert (record.job.crashes, record.job.attempt) == (1, 0)
+
+
+@pytest.mark.parametrize("method", ["find", "update"])
+async def test_store_that_fails_once_holds_no_job_up(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    await ground.reconciler.start()
+    await asyncio.sleep(3 * OPTIONS.tick)
+    real = getattr(ground.store, method)
+    failures = 0
+
+    async def fail_once(*arguments: object) -> object:
+        nonlocal failures
+        failures += 1
+        if failures == 1:
+            raise Unavailable("STORE_UNAVAILABLE", "the database is away")
+        return await real(*arguments)
+
+    monkeypatch.setattr(ground.store, method, fail_once)
+    await ground.given(launch=Launch(1, "scripted", ended=True))
+    assert (await ground.launched()).launch == 2
+    assert failures > 0
 
 
 async def test_cancel_while_the_launch_waits(ground: Ground) -> None:

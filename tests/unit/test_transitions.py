@@ -175,6 +175,7 @@ def test_only_retryable_faults_of_the_system_are_tried_again(
     [
         (LaunchEnd.CRASHED, QUEUED, (1, 0)),
         (LaunchEnd.EXITED, QUEUED, (1, 0)),
+        (LaunchEnd.SILENT, QUEUED, (1, 0)),
         (LaunchEnd.DISRUPTED, QUEUED, (0, 1)),
         (LaunchEnd.OUT_OF_MEMORY, FAILED, (0, 0)),
         (LaunchEnd.OUT_OF_DISK, FAILED, (0, 0)),

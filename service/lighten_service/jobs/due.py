@@ -6,12 +6,13 @@ from google.protobuf.duration_pb2 import Duration
 
 from lighten import v1 as pb
 from lighten_service.jobs import retries
-from lighten_service.jobs.errors import ResourceExhausted, Unavailable
+from lighten_service.jobs.errors import ResourceExhausted
 from lighten_service.jobs.lifecycle import Lifecycle
 from lighten_service.jobs.placement import needs_start, placed
 from lighten_service.jobs.ports import (
     Executor,
     JobStore,
+    LaunchEnd,
     LaunchRef,
     LaunchState,
     LaunchStatus,
@@ -32,7 +33,7 @@ class Due:
         lifecycle: Lifecycle,
         report: Callable[[LaunchRef, LaunchStatus], None],
     ) -> None:
-        """``report`` takes the end of a launch that the executor told only when asked."""
+        """``report`` takes the end of a launch of which the executor's listener was not told."""
         self._store = store
         self._executor = executor
         self._lifecycle = lifecycle
@@ -101,18 +102,10 @@ class Due:
         return False
 
     async def _lose(self, record: JobRecord, silence: float) -> None:
-        now, policy = self._lifecycle.clock.now(), self._lifecycle.options.retry
-        state, attempt = record.job.state, record.job.attempt
-        error = Unavailable(
-            "WORKER_SILENT", f"nothing was heard of the worker for {silence:.0f} seconds"
-        ).to_job_error()
-
-        def lose(row: JobRecord) -> Change | None:
-            if (row.job.state, row.job.attempt) != (state, attempt):
-                return None
-            return retries.lose(row, error, now=now, policy=policy)
-
-        await self._stop(await self._store.update(record.job_id, lose))
+        detail = f"nothing was heard of the worker for {silence:.0f} seconds"
+        await self._stop(record)
+        # Settling looks for a manifest first, marks the launch as ended, and counts it once.
+        self._report(_ref(record), LaunchStatus(LaunchState.ENDED, LaunchEnd.SILENT, detail))
 
     async def _time_out(self, record: JobRecord) -> None:
         def fail(row: JobRecord) -> Change | None:

@@ -128,7 +128,8 @@ class Lifecycle:
             raise NotFound("JOB_NOT_FOUND", f"there is no job {hello.job}")
         if (hello.job, hello.launch) != (record.job.name, claims.launch):
             raise PermissionDenied("WRONG_JOB", "the launch token belongs to another launch")
-        record = await self._join(record, hello)
+        # What an update returns has no inputs; they are what they were.
+        record = replace(await self._join(record, hello), inputs=record.inputs)
         self._heard[record.job_id] = self.clock.now()
         self._inventories[hello.build] = hello.inventory
         return self._welcome(record)

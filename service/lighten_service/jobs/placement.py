@@ -42,19 +42,24 @@ class Placement:
         self._lifecycle = lifecycle
         self._metrics = metrics
 
-    async def place(self, records: Iterable[JobRecord], queued: int) -> None:
+    async def place(self, records: Iterable[JobRecord], queued: int) -> bool:
         """Launch every job that the executor admits; tell the others why they wait.
 
         ``queued``: jobs in QUEUED, those included that are not looked at now.
+
+        Returns False when an error kept a job from being placed: it has to be tried again.
         """
         now = self._lifecycle.clock.now()
         waiting = [record for record in records if _may_launch(record, now) or needs_start(record)]
         ahead = queued - len(waiting)
+        done = True
         for position, record in enumerate(sorted(waiting, key=_order), start=ahead):
             try:
                 await self._place(record, tell=position < MAX_EXPLAINED)
             except LightenError as error:
                 _log.warning("%s waits: %s: %s", record.job.name, error.reason, error.message)
+                done = False
+        return done
 
     async def _place(self, record: JobRecord, *, tell: bool) -> None:
         if needs_start(record):

@@ -38,6 +38,10 @@ class StoreChange:
 class JobStore(Protocol):
     """Jobs and their events. Every method is safe to call from many tasks at once.
 
+    ``JobRecord.inputs`` may have megabytes and never changes after ``create``. ``get`` and
+    ``find`` alone return it; every other record (``create``, ``find_request``, ``list_jobs``,
+    ``live``, ``update`` and what it decides on, ``StoreChange``) has it empty.
+
     Raises ``Unavailable`` (reason ``STORE_UNAVAILABLE``) when the database cannot be reached.
     """
 
@@ -248,6 +252,8 @@ class LaunchEnd(Enum):
     OUT_OF_DISK = "out_of_disk"
     DISRUPTED = "disrupted"
     STOPPED = "stopped"
+    # The server heard nothing of the worker for too long; no executor says it.
+    SILENT = "silent"
     START_FAILED = "start_failed"
 
 

@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 from contextlib import suppress
+from dataclasses import replace
 
 from lighten_service.jobs.due import Due
 from lighten_service.jobs.errors import LightenError, NotFound
@@ -19,6 +20,7 @@ from lighten_service.jobs.placement import Placement
 from lighten_service.jobs.ports import (
     Executor,
     JobStore,
+    LaunchEnd,
     LaunchRef,
     LaunchState,
     LaunchStatus,
@@ -128,7 +130,9 @@ class Reconciler:
             self._wake.set()
 
     def _note_end(self, ref: LaunchRef, status: LaunchStatus) -> None:
-        self._ended[ref] = status
+        # Of a launch that was stopped, why it was stopped says more than that it was.
+        if ref not in self._ended or status.end not in (None, LaunchEnd.STOPPED):
+            self._ended[ref] = status
         self._capacity_changed = True
         self._wake.set()
 
@@ -152,9 +156,9 @@ class Reconciler:
         changed = await self._take_changed()
         now = asyncio.get_running_loop().time()
         if now >= self._resync_at:
-            self._resync_at = now + self._lifecycle.options.resync
-            await self._resync()
             self._capacity_changed = True
+            await self._resync()
+            self._resync_at = now + self._lifecycle.options.resync
         if now >= self._sweep_at:
             self._sweep_at = now + self._lifecycle.options.tick
             read = {record.job_id for record in changed}
@@ -166,7 +170,8 @@ class Reconciler:
         # Unless capacity changed, jobs that were refused before would be refused again.
         candidates = list(self._live) if self._capacity_changed else changed
         self._capacity_changed = False
-        await self._placement.place(candidates, self._live.queued)
+        if not await self._placement.place(candidates, self._live.queued):
+            self._capacity_changed = True
 
     async def _guard(self, work: Coroutine[None, None, None], what: str) -> None:
         """One job that cannot be helped now must not stop the others; the next sweep tries it."""
@@ -197,7 +202,13 @@ class Reconciler:
         live = [record for record in changed.values() if self._is_live(record)]
         for job_id in list(self._unread)[:MAX_READS]:
             del self._unread[job_id]
-            record = await self._store.find(job_id)
+            try:
+                record = await self._store.find(job_id)
+            except LightenError:
+                self._unread[job_id] = None
+                # What was taken up is in the view: the next pass places from there.
+                self._capacity_changed = True
+                raise
             if record is None:
                 self._forget(job_id)
             elif self._is_live(record):
@@ -209,7 +220,7 @@ class Reconciler:
         if record.finished:
             self._forget(record.job_id)
         else:
-            self._live.put(record)
+            self._live.put(replace(record, inputs=()))
         return not record.finished
 
     def _forget(self, job_id: str) -> None:

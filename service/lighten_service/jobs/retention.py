@@ -2,6 +2,7 @@
 
 import logging
 
+from lighten import v1 as pb
 from lighten_service.jobs.errors import LightenError
 from lighten_service.jobs.ids import time_of
 from lighten_service.jobs.ports import Clock, JobStore, ObjectStore
@@ -58,7 +59,13 @@ class Sweeper:
                 folders.add(f"{self._projects}{parts[0]}/uploads/{parts[2]}/")
         if not folders:
             return []
-        in_use = [item.uri for record in await self._store.live() for item in record.inputs]
+        live = [record.job.resolved_spec for record in await self._store.live()]
+        in_use = [uri for spec in live for uri in _uris(spec)]
         return sorted(
             folder for folder in folders if not any(uri.startswith(folder) for uri in in_use)
         )
+
+
+def _uris(spec: pb.JobSpec) -> tuple[str, str, str]:
+    """Return the URIs that a job reads, empty where the spec names none."""
+    return spec.model.artifact.uri, spec.calibration.data.uri, spec.evaluation.data.uri

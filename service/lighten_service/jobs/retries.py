@@ -118,6 +118,8 @@ def launch_error(status: LaunchStatus) -> LightenError:
         )
     if status.end is LaunchEnd.DISRUPTED:
         return Unavailable("WORKER_DISRUPTED", status.detail, metadata=metadata)
+    if status.end is LaunchEnd.SILENT:
+        return Unavailable("WORKER_SILENT", status.detail, metadata=metadata)
     if status.end is LaunchEnd.START_FAILED:
         return Unavailable("WORKER_START_FAILED", status.detail, metadata=metadata)
     return Unavailable("WORKER_LOST", status.detail or "the worker is gone", metadata=metadata)

@@ -15,15 +15,16 @@ from lighten_service.jobs.record import JobRecord
 from lighten_service.store.codec import (
     Values,
     event_row_of,
+    inputs_column,
     label_rows_of,
     record_of,
     row_of,
     technique_rows_of,
 )
-from lighten_service.store.schema import events, jobs, labels, techniques
+from lighten_service.store.schema import LIGHT_COLUMNS, events, jobs, labels, techniques
 
-_BY_ID = select(jobs).where(jobs.c.job_id.in_(bindparam("ids", expanding=True)))
-_BY_REQUEST = select(jobs).where(
+_BY_ID = select(*LIGHT_COLUMNS).where(jobs.c.job_id.in_(bindparam("ids", expanding=True)))
+_BY_REQUEST = select(*LIGHT_COLUMNS).where(
     tuple_(jobs.c.project, jobs.c.request_id).in_(bindparam("requests", expanding=True))
 )
 _QUEUED = (
@@ -88,6 +89,7 @@ class Batch:
                 metadata={"max_queued": str(max_queued)},
             )
         stored = self._keep(None, record, first)
+        self._inputs[record.job_id] = record.inputs
         if record.request_id:
             self._by_request[request] = record.job_id
         return stored
@@ -141,6 +143,8 @@ class Batch:
         self._current: dict[str, JobRecord] = {}
         # Ids whose two records differ, in the order of their first change.
         self._touched: dict[str, None] = {}
+        # Inputs of new jobs. Nothing else has to do with them, so that records go without.
+        self._inputs: dict[str, tuple[pb.ResolvedInput, ...]] = {}
         self._stale = False
         reads, execute = self._reads, self._connection.execute
         if reads.job_ids:
@@ -171,7 +175,8 @@ class Batch:
         job.last_sequence = before.job.last_sequence if before else 0
         job.update_time.CopyFrom(self._now)
         numbered = tuple(self._numbered(job, event) for event in added)
-        stored = replace(record, job=job, revision=(before.revision if before else 0) + 1)
+        revision = (before.revision if before else 0) + 1
+        stored = replace(record, job=job, inputs=(), revision=revision)
 
         rows = [event_row_of(record.job_id, event) for event in numbered]
         self._events += rows
@@ -195,7 +200,11 @@ class Batch:
     # --- writing --------------------------------------------------------------------------------
 
     def _insert(self, records: Sequence[JobRecord]) -> None:
-        self._execute(_INSERT, [row_of(record) | {"first_retained": 1} for record in records])
+        rows = []
+        for record in records:
+            inputs = inputs_column(self._inputs.pop(record.job_id))
+            rows.append(row_of(record) | {"inputs": inputs, "first_retained": 1})
+        self._execute(_INSERT, rows)
         self._execute(insert(labels), [row for record in records for row in label_rows_of(record)])
         self._execute(
             insert(techniques), [row for record in records for row in technique_rows_of(record)]

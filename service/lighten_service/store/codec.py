@@ -1,7 +1,8 @@
 """Between a JobRecord and its row."""
 
 import json
-from dataclasses import asdict
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 from typing import Any
 
 from sqlalchemy import Row
@@ -15,7 +16,9 @@ Values = dict[str, Any]
 
 
 def row_of(record: JobRecord) -> Values:
-    """Return the columns of ``jobs`` that follow from a record: all but ``first_retained``."""
+    """Return the columns of ``jobs`` that follow from a record: all but ``inputs`` and
+    ``first_retained``.
+    """
     job = record.job
     return {
         "job_id": record.job_id,
@@ -30,13 +33,23 @@ def row_of(record: JobRecord) -> Values:
         "trim_due": job.end_time.ToNanoseconds() / 1e9 if record.finished else None,
         "format_version": FORMAT_VERSION,
         "job": job.SerializeToString(),
-        "inputs": pb.ListInputsResponse(inputs=record.inputs).SerializeToString(),
         "bookkeeping": _bookkeeping(record),
     }
 
 
+def inputs_column(inputs: Iterable[pb.ResolvedInput]) -> bytes:
+    """Return the column ``inputs``."""
+    return pb.ListInputsResponse(inputs=inputs).SerializeToString()
+
+
+def whole_record_of(row: Row[Any]) -> JobRecord:
+    """Return the record of a whole row of ``jobs``. Raises as ``record_of``."""
+    record = record_of(row)
+    return replace(record, inputs=tuple(pb.ListInputsResponse.FromString(row.inputs).inputs))
+
+
 def record_of(row: Row[Any]) -> JobRecord:
-    """Return the record of a whole row of ``jobs``.
+    """Return the record of the ``LIGHT_COLUMNS`` of a row: its ``inputs`` are empty.
 
     Raises:
         FailedPrecondition: reason STORE_FORMAT_TOO_NEW, a newer Lighten wrote the row.
@@ -57,7 +70,6 @@ def record_of(row: Row[Any]) -> JobRecord:
         job=pb.Job.FromString(row.job),
         request_id=row.request_id or "",
         revision=row.revision,
-        inputs=tuple(pb.ListInputsResponse.FromString(row.inputs).inputs),
         launch=Launch(**launch) if launch else None,
         attempts=tuple(Attempt(**attempt) for attempt in attempts),
         **kept,

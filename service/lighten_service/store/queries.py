@@ -10,7 +10,7 @@ from lighten import v1 as pb
 from lighten_service.jobs.errors import InvalidArgument
 from lighten_service.jobs.filter import Filter, Term
 from lighten_service.jobs.record import TERMINAL_STATES
-from lighten_service.store.schema import events, jobs, labels, techniques
+from lighten_service.store.schema import LIGHT_COLUMNS, events, jobs, labels, techniques
 
 _LIVE_STATES = sorted(
     int(state)
@@ -30,12 +30,12 @@ _COMPARE: dict[str, Callable[[Any, Any], ColumnElement[bool]]] = {
 def jobs_of(
     project: str, where: Filter, *, limit: int, before: tuple[float, str] | None
 ) -> Select[Any]:
-    """Select a page of a project's jobs, newest first.
+    """Select a page of a project's jobs, newest first, without their inputs.
 
     Raises:
         InvalidArgument: reason INVALID_FILTER.
     """
-    query = select(jobs).where(jobs.c.project == project, *map(_condition, where.terms))
+    query = select(*LIGHT_COLUMNS).where(jobs.c.project == project, *map(_condition, where.terms))
     if before is not None:
         created, job_id = before
         query = query.where(
@@ -48,9 +48,9 @@ def jobs_of(
 
 
 def live_jobs() -> Select[Any]:
-    """Select the jobs that are not finished, oldest first."""
+    """Select the jobs that are not finished, oldest first, without their inputs."""
     live = jobs.c.state.in_(_LIVE_STATES)
-    return select(jobs).where(live).order_by(jobs.c.create_time, jobs.c.job_id)
+    return select(*LIGHT_COLUMNS).where(live).order_by(jobs.c.create_time, jobs.c.job_id)
 
 
 def jobs_by_state() -> Select[Any]:

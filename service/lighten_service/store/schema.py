@@ -51,7 +51,7 @@ jobs = Table(
     Column("format_version", Integer, nullable=False),
     # pb.Job, FULL view.
     Column("job", LargeBinary, nullable=False),
-    # pb.ListInputsResponse: the pinned inputs.
+    # pb.ListInputsResponse: the pinned inputs, written once.
     Column("inputs", LargeBinary, nullable=False),
     # JSON: the rest of JobRecord.
     Column("bookkeeping", Text, nullable=False),
@@ -60,6 +60,8 @@ jobs = Table(
     Index("jobs_state", "state", "project"),
     Index("jobs_trim_due", "trim_due"),
 )
+# All but `inputs`, which may have megabytes, never change, and are needed by few.
+LIGHT_COLUMNS = [column for column in jobs.c if column is not jobs.c.inputs]
 
 
 def _job_id() -> Column[str]:

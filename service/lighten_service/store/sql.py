@@ -17,10 +17,10 @@ from lighten_service.jobs.record import JobRecord
 from lighten_service.store import queries
 from lighten_service.store.backend import Backend
 from lighten_service.store.batch import job_not_found
-from lighten_service.store.codec import record_of
+from lighten_service.store.codec import record_of, whole_record_of
 from lighten_service.store.commit import Committer, unavailable
 from lighten_service.store.hub import Hub
-from lighten_service.store.schema import jobs
+from lighten_service.store.schema import LIGHT_COLUMNS, jobs
 from lighten_service.store.writer import GroupWriter
 from lighten_service.store.writes import Create, Delete, MakeSecret, Trim, Update
 from lighten_service.telemetry.metrics import Metrics
@@ -71,12 +71,13 @@ class SqlJobStore:
         return record
 
     async def find(self, job_id: str) -> JobRecord | None:
-        found = await self._records(select(jobs).where(jobs.c.job_id == job_id))
+        query = select(jobs).where(jobs.c.job_id == job_id)
+        found = await self._read(query, whole_record_of)
         return found[0] if found else None
 
     async def find_request(self, project: str, request_id: str) -> JobRecord | None:
         asked = (jobs.c.project == project) & (jobs.c.request_id == request_id)
-        found = await self._records(select(jobs).where(asked))
+        found = await self._records(select(*LIGHT_COLUMNS).where(asked))
         return found[0] if found else None
 
     async def list_jobs(
