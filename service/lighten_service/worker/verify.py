@@ -1,7 +1,7 @@
 """Gates: what was written is what was simulated, and ONNX Runtime runs it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from lighten_service.worker.data import Samples
 from lighten_service.worker.evaluation import Evaluation, Reference, compare
 from lighten_service.worker.graphs.coverage import tensors_without_grid
 from lighten_service.worker.graphs.qdq import grid_differences, read_encodings, read_grids
+from lighten_service.worker.model import Encoding
 from lighten_service.worker.runtime import GraphSession
 from lighten_service.worker.samples import Head
 
@@ -37,6 +38,15 @@ class Exported:
     qdq: Path | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Qdq:
+    """What the gates need of the QDQ graph; ``signals``: outputs of floats."""
+
+    path: Path
+    grids: Mapping[str, Encoding]
+    signals: Set[str]
+
+
 def verify(
     context: StepContext,
     exported: Exported,
@@ -52,9 +62,10 @@ def verify(
     """
     checks = [_check_coverage(exported)]
     if exported.qdq is not None:
-        checks.append(_check_grids(exported.qdq, exported.encodings))
+        qdq = _read_qdq(exported.qdq)
+        checks.append(_check_grids(qdq, exported.encodings))
         for optimized, part in ((False, context.part(0.0, 0.5)), (True, context.part(0.5, 1.0))):
-            checks.append(_check_runtime(part, exported.qdq, samples, fp32, simulated, optimized))
+            checks.append(_check_runtime(part, qdq, samples, fp32, simulated, optimized))
     failed = [check for check in checks if not check.passed]
     if failed:
         raise Internal(
@@ -79,9 +90,14 @@ def _check_coverage(exported: Exported) -> pb.Check:
     )
 
 
-def _check_grids(qdq: Path, encodings: Path) -> pb.Check:
-    graph = onnx.load(qdq)
-    grids = read_grids(graph)
+def _read_qdq(path: Path) -> _Qdq:
+    graph = onnx.load(path)
+    signals = {value.name for value in graph.graph.output if _is_float(value)}
+    return _Qdq(path, read_grids(graph), signals)
+
+
+def _check_grids(qdq: _Qdq, encodings: Path) -> pb.Check:
+    grids = qdq.grids
     weights = {name for name, grid in grids.items() if grid.is_weight}
     differences = grid_differences(grids, read_encodings(_document(encodings), weights))
     return pb.Check(
@@ -95,7 +111,7 @@ def _check_grids(qdq: Path, encodings: Path) -> pb.Check:
 
 def _check_runtime(
     context: StepContext,
-    qdq: Path,
+    qdq: _Qdq,
     samples: Samples,
     fp32: Column,
     simulated: Column,
@@ -108,7 +124,7 @@ def _check_runtime(
     the other way is that large, and weighs more than 1 dB where the grid is coarse.
     """
     level = "optimized" if optimized else "unoptimized"
-    runtime = GraphSession(qdq, optimize=optimized)
+    runtime = GraphSession(qdq.path, optimize=optimized)
     samples = Head(samples, SAMPLES)
     found = Reference.record(
         runtime.predict,
@@ -121,16 +137,14 @@ def _check_runtime(
     expected = compare(simulated.recorded, fp32.recorded, limit=found.count)
     found.close()
     values, passed = {}, True
-    graph = onnx.load(qdq)
-    steps = {name: max(grid.scales) for name, grid in read_grids(graph).items()}
-    signals = {value.name for value in graph.graph.output if _is_float(value)}
+    steps = {name: max(grid.scales) for name, grid in qdq.grids.items()}
     for real, simulation, ideal in zip(
         to_fp32.outputs, to_simulation.outputs, expected.outputs, strict=True
     ):
         name = real.output
         one_step = simulation.max_abs_error <= steps.get(name, 0.0) * _ROUNDING
         close = real.sqnr_db >= ideal.sqnr_db - TOLERANCE_DB
-        passed = passed and (close or one_step or name not in signals)
+        passed = passed and (close or one_step or name not in qdq.signals)
         values[f"sqnr_to_fp32_db/{name}"] = real.sqnr_db
         values[f"simulation_sqnr_to_fp32_db/{name}"] = ideal.sqnr_db
         values[f"sqnr_to_simulation_db/{name}"] = simulation.sqnr_db
