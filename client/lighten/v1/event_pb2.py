@@ -26,27 +26,29 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from lighten.v1 import job_pb2 as lighten_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16lighten/v1/event.proto\x12\nlighten.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14lighten/v1/job.proto\"\xaf\x04\n\x08JobEvent\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\x12 \n\x05stage\x18\x05 \x01(\x0b\x32\x11.lighten.v1.Stage\x12\x31\n\rstate_changed\x18\n \x01(\x0b\x32\x18.lighten.v1.StateChangedH\x00\x12\x31\n\rstage_started\x18\x0b \x01(\x0b\x32\x18.lighten.v1.StageStartedH\x00\x12\x33\n\x0estage_finished\x18\x0c \x01(\x0b\x32\x19.lighten.v1.StageFinishedH\x00\x12(\n\x08progress\x18\r \x01(\x0b\x32\x14.lighten.v1.ProgressH\x00\x12,\n\x06metric\x18\x0e \x01(\x0b\x32\x1a.lighten.v1.MetricReportedH\x00\x12\"\n\x03log\x18\x0f \x01(\x0b\x32\x13.lighten.v1.LogLineH\x00\x12(\n\x08\x61rtifact\x18\x10 \x01(\x0b\x32\x14.lighten.v1.ArtifactH\x00\x12&\n\x07warning\x18\x11 \x01(\x0b\x32\x13.lighten.v1.WarningH\x00\x12\x33\n\x0e\x65vents_dropped\x18\x12 \x01(\x0b\x32\x19.lighten.v1.EventsDroppedH\x00\x42\t\n\x07payload\"\x89\x01\n\x0cStateChanged\x12\"\n\x04\x66rom\x18\x01 \x01(\x0e\x32\x14.lighten.v1.JobState\x12 \n\x02to\x18\x02 \x01(\x0e\x32\x14.lighten.v1.JobState\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12#\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x14.lighten.v1.JobError\"\x1d\n\x0cStageStarted\x12\r\n\x05title\x18\x01 \x01(\t\"1\n\rStageFinished\x12\x0f\n\x07seconds\x18\x01 \x01(\x01\x12\x0f\n\x07summary\x18\x02 \x01(\t\"H\n\x0eMetricReported\x12\x0e\n\x06\x63olumn\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.lighten.v1.MetricValue\"?\n\x07LogLine\x12#\n\x05level\x18\x01 \x01(\x0e\x32\x14.lighten.v1.LogLevel\x12\x0f\n\x07message\x18\x02 \x01(\t\"G\n\rEventsDropped\x12\x10\n\x08progress\x18\x01 \x01(\x03\x12\x11\n\tlog_lines\x18\x02 \x01(\x03\x12\x11\n\toversized\x18\x03 \x01(\x03*e\n\x08LogLevel\x12\x19\n\x15LOG_LEVEL_UNSPECIFIED\x10\x00\x12\x12\n\x0eLOG_LEVEL_INFO\x10\x01\x12\x15\n\x11LOG_LEVEL_WARNING\x10\x02\x12\x13\n\x0fLOG_LEVEL_ERROR\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16lighten/v1/event.proto\x12\nlighten.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14lighten/v1/job.proto\"\xf3\x04\n\x08JobEvent\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\x12 \n\x05stage\x18\x05 \x01(\x0b\x32\x11.lighten.v1.Stage\x12\x31\n\rstate_changed\x18\n \x01(\x0b\x32\x18.lighten.v1.StateChangedH\x00\x12\x31\n\rstage_started\x18\x0b \x01(\x0b\x32\x18.lighten.v1.StageStartedH\x00\x12\x33\n\x0estage_finished\x18\x0c \x01(\x0b\x32\x19.lighten.v1.StageFinishedH\x00\x12(\n\x08progress\x18\r \x01(\x0b\x32\x14.lighten.v1.ProgressH\x00\x12,\n\x06metric\x18\x0e \x01(\x0b\x32\x1a.lighten.v1.MetricReportedH\x00\x12\"\n\x03log\x18\x0f \x01(\x0b\x32\x13.lighten.v1.LogLineH\x00\x12(\n\x08\x61rtifact\x18\x10 \x01(\x0b\x32\x14.lighten.v1.ArtifactH\x00\x12&\n\x07warning\x18\x11 \x01(\x0b\x32\x13.lighten.v1.WarningH\x00\x12\x33\n\x0e\x65vents_dropped\x18\x12 \x01(\x0b\x32\x19.lighten.v1.EventsDroppedH\x00\x12\x33\n\x0etrial_finished\x18\x13 \x01(\x0b\x32\x19.lighten.v1.TrialFinishedH\x00\x12\r\n\x05trial\x18\x06 \x01(\tB\t\n\x07payload\"\x89\x01\n\x0cStateChanged\x12\"\n\x04\x66rom\x18\x01 \x01(\x0e\x32\x14.lighten.v1.JobState\x12 \n\x02to\x18\x02 \x01(\x0e\x32\x14.lighten.v1.JobState\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12#\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x14.lighten.v1.JobError\"\x1d\n\x0cStageStarted\x12\r\n\x05title\x18\x01 \x01(\t\"1\n\rStageFinished\x12\x0f\n\x07seconds\x18\x01 \x01(\x01\x12\x0f\n\x07summary\x18\x02 \x01(\t\"E\n\rTrialFinished\x12&\n\x05trial\x18\x01 \x01(\x0b\x32\x17.lighten.v1.TrialReport\x12\x0c\n\x04\x62\x65st\x18\x02 \x01(\x08\"H\n\x0eMetricReported\x12\x0e\n\x06\x63olumn\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.lighten.v1.MetricValue\"?\n\x07LogLine\x12#\n\x05level\x18\x01 \x01(\x0e\x32\x14.lighten.v1.LogLevel\x12\x0f\n\x07message\x18\x02 \x01(\t\"G\n\rEventsDropped\x12\x10\n\x08progress\x18\x01 \x01(\x03\x12\x11\n\tlog_lines\x18\x02 \x01(\x03\x12\x11\n\toversized\x18\x03 \x01(\x03*e\n\x08LogLevel\x12\x19\n\x15LOG_LEVEL_UNSPECIFIED\x10\x00\x12\x12\n\x0eLOG_LEVEL_INFO\x10\x01\x12\x15\n\x11LOG_LEVEL_WARNING\x10\x02\x12\x13\n\x0fLOG_LEVEL_ERROR\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lighten.v1.event_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LOGLEVEL']._serialized_start=1089
-  _globals['_LOGLEVEL']._serialized_end=1190
+  _globals['_LOGLEVEL']._serialized_start=1228
+  _globals['_LOGLEVEL']._serialized_end=1329
   _globals['_JOBEVENT']._serialized_start=94
-  _globals['_JOBEVENT']._serialized_end=653
-  _globals['_STATECHANGED']._serialized_start=656
-  _globals['_STATECHANGED']._serialized_end=793
-  _globals['_STAGESTARTED']._serialized_start=795
-  _globals['_STAGESTARTED']._serialized_end=824
-  _globals['_STAGEFINISHED']._serialized_start=826
-  _globals['_STAGEFINISHED']._serialized_end=875
-  _globals['_METRICREPORTED']._serialized_start=877
-  _globals['_METRICREPORTED']._serialized_end=949
-  _globals['_LOGLINE']._serialized_start=951
-  _globals['_LOGLINE']._serialized_end=1014
-  _globals['_EVENTSDROPPED']._serialized_start=1016
-  _globals['_EVENTSDROPPED']._serialized_end=1087
+  _globals['_JOBEVENT']._serialized_end=721
+  _globals['_STATECHANGED']._serialized_start=724
+  _globals['_STATECHANGED']._serialized_end=861
+  _globals['_STAGESTARTED']._serialized_start=863
+  _globals['_STAGESTARTED']._serialized_end=892
+  _globals['_STAGEFINISHED']._serialized_start=894
+  _globals['_STAGEFINISHED']._serialized_end=943
+  _globals['_TRIALFINISHED']._serialized_start=945
+  _globals['_TRIALFINISHED']._serialized_end=1014
+  _globals['_METRICREPORTED']._serialized_start=1016
+  _globals['_METRICREPORTED']._serialized_end=1088
+  _globals['_LOGLINE']._serialized_start=1090
+  _globals['_LOGLINE']._serialized_end=1153
+  _globals['_EVENTSDROPPED']._serialized_start=1155
+  _globals['_EVENTSDROPPED']._serialized_end=1226
 # @@protoc_insertion_point(module_scope)

@@ -60,11 +60,15 @@ class JobEvent(_message.Message):
     ARTIFACT_FIELD_NUMBER: _builtins.int
     WARNING_FIELD_NUMBER: _builtins.int
     EVENTS_DROPPED_FIELD_NUMBER: _builtins.int
+    TRIAL_FINISHED_FIELD_NUMBER: _builtins.int
+    TRIAL_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     """Job.name."""
     sequence: _builtins.int
     attempt: _builtins.int
     """0 where no attempt is concerned."""
+    trial: _builtins.str
+    """The candidate for Plan.goal that it belongs to; empty for none."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -89,6 +93,8 @@ class JobEvent(_message.Message):
     def warning(self) -> _job_pb2.Warning: ...
     @_builtins.property
     def events_dropped(self) -> Global___EventsDropped: ...
+    @_builtins.property
+    def trial_finished(self) -> Global___TrialFinished: ...
     def __init__(
         self,
         *,
@@ -106,12 +112,14 @@ class JobEvent(_message.Message):
         artifact: _job_pb2.Artifact | None = ...,
         warning: _job_pb2.Warning | None = ...,
         events_dropped: Global___EventsDropped | None = ...,
+        trial_finished: Global___TrialFinished | None = ...,
+        trial: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "events_dropped", b"events_dropped", "log", b"log", "metric", b"metric", "payload", b"payload", "progress", b"progress", "stage", b"stage", "stage_finished", b"stage_finished", "stage_started", b"stage_started", "state_changed", b"state_changed", "time", b"time", "warning", b"warning"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "events_dropped", b"events_dropped", "log", b"log", "metric", b"metric", "payload", b"payload", "progress", b"progress", "stage", b"stage", "stage_finished", b"stage_finished", "stage_started", b"stage_started", "state_changed", b"state_changed", "time", b"time", "trial_finished", b"trial_finished", "warning", b"warning"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "attempt", b"attempt", "events_dropped", b"events_dropped", "job", b"job", "log", b"log", "metric", b"metric", "payload", b"payload", "progress", b"progress", "sequence", b"sequence", "stage", b"stage", "stage_finished", b"stage_finished", "stage_started", b"stage_started", "state_changed", b"state_changed", "time", b"time", "warning", b"warning"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "attempt", b"attempt", "events_dropped", b"events_dropped", "job", b"job", "log", b"log", "metric", b"metric", "payload", b"payload", "progress", b"progress", "sequence", b"sequence", "stage", b"stage", "stage_finished", b"stage_finished", "stage_started", b"stage_started", "state_changed", b"state_changed", "time", b"time", "trial", b"trial", "trial_finished", b"trial_finished", "warning", b"warning"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["state_changed", "stage_started", "stage_finished", "progress", "metric", "log", "artifact", "warning", "events_dropped"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["state_changed", "stage_started", "stage_finished", "progress", "metric", "log", "artifact", "warning", "events_dropped", "trial_finished"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 
@@ -191,6 +199,34 @@ class StageFinished(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StageFinished: _TypeAlias = StageFinished  # noqa: Y015
+
+@_typing.final
+class TrialFinished(_message.Message):
+    """A candidate for Plan.goal was measured, or could not be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRIAL_FIELD_NUMBER: _builtins.int
+    BEST_FIELD_NUMBER: _builtins.int
+    best: _builtins.bool
+    """It is the best so far."""
+    @_builtins.property
+    def trial(self) -> _job_pb2.TrialReport:
+        """Without its plan; the result has it."""
+
+    def __init__(
+        self,
+        *,
+        trial: _job_pb2.TrialReport | None = ...,
+        best: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["trial", b"trial"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best", b"best", "trial", b"trial"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrialFinished: _TypeAlias = TrialFinished  # noqa: Y015
 
 @_typing.final
 class MetricReported(_message.Message):

@@ -109,6 +109,29 @@ ERROR_KIND_RESOURCE: ErrorKind.ValueType  # 3
 """Not enough memory, disk, time or devices; ask for more."""
 Global___ErrorKind: _TypeAlias = ErrorKind  # noqa: Y015
 
+class _StopReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StopReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StopReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STOP_REASON_UNSPECIFIED: _StopReason.ValueType  # 0
+    STOP_REASON_GOAL_MET: _StopReason.ValueType  # 1
+    STOP_REASON_TIME_BUDGET: _StopReason.ValueType  # 2
+    STOP_REASON_TRIAL_BUDGET: _StopReason.ValueType  # 3
+    STOP_REASON_EXHAUSTED: _StopReason.ValueType  # 4
+    """Nothing was left to try."""
+
+class StopReason(_StopReason, metaclass=_StopReasonEnumTypeWrapper): ...
+
+STOP_REASON_UNSPECIFIED: StopReason.ValueType  # 0
+STOP_REASON_GOAL_MET: StopReason.ValueType  # 1
+STOP_REASON_TIME_BUDGET: StopReason.ValueType  # 2
+STOP_REASON_TRIAL_BUDGET: StopReason.ValueType  # 3
+STOP_REASON_EXHAUSTED: StopReason.ValueType  # 4
+"""Nothing was left to try."""
+Global___StopReason: _TypeAlias = StopReason  # noqa: Y015
+
 class _ArtifactKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -121,6 +144,8 @@ class _ArtifactKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Artifact
     ARTIFACT_KIND_QDQ_ONNX: _ArtifactKind.ValueType  # 3
     ARTIFACT_KIND_ANALYSIS: _ArtifactKind.ValueType  # 4
     """Per-layer data and other findings, JSON."""
+    ARTIFACT_KIND_REPORT: _ArtifactKind.ValueType  # 5
+    """The result for a person, HTML."""
 
 class ArtifactKind(_ArtifactKind, metaclass=_ArtifactKindEnumTypeWrapper): ...
 
@@ -130,6 +155,8 @@ ARTIFACT_KIND_FLOAT_ONNX: ArtifactKind.ValueType  # 2
 ARTIFACT_KIND_QDQ_ONNX: ArtifactKind.ValueType  # 3
 ARTIFACT_KIND_ANALYSIS: ArtifactKind.ValueType  # 4
 """Per-layer data and other findings, JSON."""
+ARTIFACT_KIND_REPORT: ArtifactKind.ValueType  # 5
+"""The result for a person, HTML."""
 Global___ArtifactKind: _TypeAlias = ArtifactKind  # noqa: Y015
 
 @_typing.final
@@ -217,7 +244,9 @@ class Job(_message.Message):
 
     @_builtins.property
     def techniques(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of the techniques of the plan, in their order, for example "calibrate"."""
+        """Names of the techniques of the plan, in their order, for example "calibrate"; "goal" alone
+        for a plan whose steps are to be found out.
+        """
 
     @_builtins.property
     def spec(self) -> _spec_pb2.JobSpec:
@@ -299,6 +328,8 @@ class Stage(_message.Message):
         """Run what was written in ONNX Runtime and compare."""
         KIND_PUBLISH: Stage._Kind.ValueType  # 9
         """Upload artifacts, the manifest last."""
+        KIND_GUIDE: Stage._Kind.ValueType  # 10
+        """Try candidates for Plan.goal."""
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
     KIND_UNSPECIFIED: Stage.Kind.ValueType  # 0
@@ -320,12 +351,14 @@ class Stage(_message.Message):
     """Run what was written in ONNX Runtime and compare."""
     KIND_PUBLISH: Stage.Kind.ValueType  # 9
     """Upload artifacts, the manifest last."""
+    KIND_GUIDE: Stage.Kind.ValueType  # 10
+    """Try candidates for Plan.goal."""
 
     KIND_FIELD_NUMBER: _builtins.int
     STEP_ID_FIELD_NUMBER: _builtins.int
     kind: Global___Stage.Kind.ValueType
     step_id: _builtins.str
-    """Kind STEP: Step.id."""
+    """Kind STEP: Step.id. Kind GUIDE: that of the candidate's step, empty between steps."""
     def __init__(
         self,
         *,
@@ -472,6 +505,7 @@ class JobResult(_message.Message):
     WARNINGS_FIELD_NUMBER: _builtins.int
     PROVENANCE_FIELD_NUMBER: _builtins.int
     METRIC_FIELD_NUMBER: _builtins.int
+    GOAL_FIELD_NUMBER: _builtins.int
     attempt: _builtins.int
     """Attempt that made it."""
     metric: _spec_pb2.Metric.ValueType
@@ -504,6 +538,10 @@ class JobResult(_message.Message):
 
     @_builtins.property
     def provenance(self) -> Global___Provenance: ...
+    @_builtins.property
+    def goal(self) -> Global___GoalReport:
+        """What came of Plan.goal."""
+
     def __init__(
         self,
         *,
@@ -517,14 +555,115 @@ class JobResult(_message.Message):
         warnings: _abc.Iterable[Global___Warning] | None = ...,
         provenance: Global___Provenance | None = ...,
         metric: _spec_pb2.Metric.ValueType = ...,
+        goal: Global___GoalReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "naive", b"naive", "optimized", b"optimized", "provenance", b"provenance"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "goal", b"goal", "naive", b"naive", "optimized", b"optimized", "provenance", b"provenance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "attempt", b"attempt", "baseline", b"baseline", "checks", b"checks", "metric", b"metric", "naive", b"naive", "optimized", b"optimized", "provenance", b"provenance", "steps", b"steps", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "attempt", b"attempt", "baseline", b"baseline", "checks", b"checks", "goal", b"goal", "metric", b"metric", "naive", b"naive", "optimized", b"optimized", "provenance", b"provenance", "steps", b"steps", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JobResult: _TypeAlias = JobResult  # noqa: Y015
+
+@_typing.final
+class GoalReport(_message.Message):
+    """What came of Plan.goal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MET_FIELD_NUMBER: _builtins.int
+    WINNER_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    TRIALS_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
+    STOP_REASON_FIELD_NUMBER: _builtins.int
+    met: _builtins.bool
+    """The goal was reached. False also where the goal named no target."""
+    winner: _builtins.str
+    """Name of the trial that was kept."""
+    stop_reason: Global___StopReason.ValueType
+    """Why no more were tried."""
+    @_builtins.property
+    def plan(self) -> _spec_pb2.Plan:
+        """The winner as a plan that gives the same model when it is submitted."""
+
+    @_builtins.property
+    def trials(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrialReport]:
+        """Every candidate, in the order of the trials."""
+
+    @_builtins.property
+    def explanation(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Why these candidates were tried, and why the winner was kept; a sentence an entry."""
+
+    def __init__(
+        self,
+        *,
+        met: _builtins.bool = ...,
+        winner: _builtins.str = ...,
+        plan: _spec_pb2.Plan | None = ...,
+        trials: _abc.Iterable[Global___TrialReport] | None = ...,
+        explanation: _abc.Iterable[_builtins.str] | None = ...,
+        stop_reason: Global___StopReason.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "met", b"met", "plan", b"plan", "stop_reason", b"stop_reason", "trials", b"trials", "winner", b"winner"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GoalReport: _TypeAlias = GoalReport  # noqa: Y015
+
+@_typing.final
+class TrialReport(_message.Message):
+    """One candidate for Plan.goal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    METRICS_FIELD_NUMBER: _builtins.int
+    BOPS_FIELD_NUMBER: _builtins.int
+    WEIGHT_BYTES_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    MET_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """For example "sqnr-ranges+bias-correction"."""
+    description: _builtins.str
+    """What it adds to which trial, for a person."""
+    bops: _builtins.int
+    weight_bytes: _builtins.int
+    seconds: _builtins.float
+    """Time that it took beyond what other trials had done already."""
+    failure: _builtins.str
+    """Why it could not be measured; empty where it was."""
+    met: _builtins.bool
+    """It met the goal."""
+    @_builtins.property
+    def plan(self) -> _spec_pb2.Plan: ...
+    @_builtins.property
+    def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetricValue]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        plan: _spec_pb2.Plan | None = ...,
+        metrics: _abc.Iterable[Global___MetricValue] | None = ...,
+        bops: _builtins.int = ...,
+        weight_bytes: _builtins.int = ...,
+        seconds: _builtins.float = ...,
+        failure: _builtins.str = ...,
+        met: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bops", b"bops", "description", b"description", "failure", b"failure", "met", b"met", "metrics", b"metrics", "name", b"name", "plan", b"plan", "seconds", b"seconds", "weight_bytes", b"weight_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrialReport: _TypeAlias = TrialReport  # noqa: Y015
 
 @_typing.final
 class ModelReport(_message.Message):
@@ -540,6 +679,7 @@ class ModelReport(_message.Message):
     MACS_FIELD_NUMBER: _builtins.int
     BOPS_FIELD_NUMBER: _builtins.int
     LATENCY_FIELD_NUMBER: _builtins.int
+    OPERATORS_FIELD_NUMBER: _builtins.int
     file_bytes: _builtins.int
     """Size of the ONNX file; 0 when none was written."""
     weight_bytes: _builtins.int
@@ -560,6 +700,10 @@ class ModelReport(_message.Message):
     def latency(self) -> Global___Latency:
         """Time of the ONNX file in ONNX Runtime; absent when none was written."""
 
+    @_builtins.property
+    def operators(self) -> Global___OperatorCounts:
+        """What ONNX Runtime makes of the ONNX file on the CPU; absent when none was written."""
+
     def __init__(
         self,
         *,
@@ -571,14 +715,48 @@ class ModelReport(_message.Message):
         macs: _builtins.int = ...,
         bops: _builtins.int = ...,
         latency: Global___Latency | None = ...,
+        operators: Global___OperatorCounts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["latency", b"latency"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["latency", b"latency", "operators", b"operators"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bops", b"bops", "file_bytes", b"file_bytes", "latency", b"latency", "macs", b"macs", "metrics", b"metrics", "outputs", b"outputs", "parameters", b"parameters", "weight_bytes", b"weight_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bops", b"bops", "file_bytes", b"file_bytes", "latency", b"latency", "macs", b"macs", "metrics", b"metrics", "operators", b"operators", "outputs", b"outputs", "parameters", b"parameters", "weight_bytes", b"weight_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelReport: _TypeAlias = ModelReport  # noqa: Y015
+
+@_typing.final
+class OperatorCounts(_message.Message):
+    """Operators of a graph after ONNX Runtime's optimization."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEAVY_FIELD_NUMBER: _builtins.int
+    INTEGER_HEAVY_FIELD_NUMBER: _builtins.int
+    CONVERSIONS_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    heavy: _builtins.int
+    """Convolutions and matrix products, and those of them that compute with integers."""
+    integer_heavy: _builtins.int
+    conversions: _builtins.int
+    """Conversions between integers and floats that are left: QuantizeLinear and DequantizeLinear."""
+    total: _builtins.int
+    """All operators."""
+    def __init__(
+        self,
+        *,
+        heavy: _builtins.int = ...,
+        integer_heavy: _builtins.int = ...,
+        conversions: _builtins.int = ...,
+        total: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversions", b"conversions", "heavy", b"heavy", "integer_heavy", b"integer_heavy", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OperatorCounts: _TypeAlias = OperatorCounts  # noqa: Y015
 
 @_typing.final
 class MetricValue(_message.Message):

@@ -738,11 +738,16 @@ class TypeSupport(_message.Message):
     WEIGHTS_FIELD_NUMBER: _builtins.int
     ACTIVATIONS_FIELD_NUMBER: _builtins.int
     QDQ_ONNX_FIELD_NUMBER: _builtins.int
+    GRANULARITIES_FIELD_NUMBER: _builtins.int
     engine: _options_pb2.Engine.ValueType
     weights: _quantization_pb2.DataType.ValueType
     activations: _quantization_pb2.DataType.ValueType
     qdq_onnx: _builtins.bool
     """QDQ ONNX can be written and run."""
+    @_builtins.property
+    def granularities(self) -> _containers.RepeatedScalarFieldContainer[_quantization_pb2.Granularity.ValueType]:
+        """Granularities of weights for which that holds."""
+
     def __init__(
         self,
         *,
@@ -750,10 +755,11 @@ class TypeSupport(_message.Message):
         weights: _quantization_pb2.DataType.ValueType = ...,
         activations: _quantization_pb2.DataType.ValueType = ...,
         qdq_onnx: _builtins.bool = ...,
+        granularities: _abc.Iterable[_quantization_pb2.Granularity.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "engine", b"engine", "qdq_onnx", b"qdq_onnx", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "engine", b"engine", "granularities", b"granularities", "qdq_onnx", b"qdq_onnx", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,19 +25,19 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18lighten/v1/options.proto\x12\nlighten.v1\x1a google/protobuf/descriptor.proto\"\xa6\x01\n\rTechniqueInfo\x12 \n\x05phase\x18\x01 \x01(\x0e\x32\x11.lighten.v1.Phase\x12#\n\x07\x65ngines\x18\x02 \x03(\x0e\x32\x12.lighten.v1.Engine\x12\x1f\n\x05needs\x18\x03 \x03(\x0e\x32\x10.lighten.v1.Need\x12\x0c\n\x04once\x18\x04 \x01(\x08\x12\x0f\n\x07summary\x18\x05 \x01(\t\x12\x0e\n\x06source\x18\x06 \x01(\t\"\x9d\x01\n\x06\x42ounds\x12\x10\n\x03min\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x03max\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x10\n\x08required\x18\x03 \x01(\x08\x12\x15\n\rdefault_value\x18\x04 \x01(\t\x12\x12\n\nmax_length\x18\x05 \x01(\x05\x12\x0f\n\x07pattern\x18\x06 \x01(\t\x12\x11\n\tmin_items\x18\x07 \x01(\x05\x42\x06\n\x04_minB\x06\n\x04_max*W\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x0e\n\nPHASE_FOLD\x10\x14\x12\x12\n\x0ePHASE_EQUALIZE\x10\x1e\x12\x13\n\x0fPHASE_CALIBRATE\x10<*C\n\x06\x45ngine\x12\x16\n\x12\x45NGINE_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x45NGINE_TORCH\x10\x01\x12\x0f\n\x0b\x45NGINE_ONNX\x10\x02*Y\n\x04Need\x12\x14\n\x10NEED_UNSPECIFIED\x10\x00\x12\x14\n\x10NEED_CALIBRATION\x10\x01\x12\x0f\n\x0bNEED_LABELS\x10\x02\x12\x14\n\x10NEED_BATCH_NORMS\x10\x03:O\n\ttechnique\x12\x1f.google.protobuf.MessageOptions\x18\xb8\x8e\x03 \x01(\x0b\x32\x19.lighten.v1.TechniqueInfo:C\n\x06\x62ounds\x12\x1d.google.protobuf.FieldOptions\x18\xb8\x8e\x03 \x01(\x0b\x32\x12.lighten.v1.Boundsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18lighten/v1/options.proto\x12\nlighten.v1\x1a google/protobuf/descriptor.proto\"\xa6\x01\n\rTechniqueInfo\x12 \n\x05phase\x18\x01 \x01(\x0e\x32\x11.lighten.v1.Phase\x12#\n\x07\x65ngines\x18\x02 \x03(\x0e\x32\x12.lighten.v1.Engine\x12\x1f\n\x05needs\x18\x03 \x03(\x0e\x32\x10.lighten.v1.Need\x12\x0c\n\x04once\x18\x04 \x01(\x08\x12\x0f\n\x07summary\x18\x05 \x01(\t\x12\x0e\n\x06source\x18\x06 \x01(\t\"\x9d\x01\n\x06\x42ounds\x12\x10\n\x03min\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x03max\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x10\n\x08required\x18\x03 \x01(\x08\x12\x15\n\rdefault_value\x18\x04 \x01(\t\x12\x12\n\nmax_length\x18\x05 \x01(\x05\x12\x0f\n\x07pattern\x18\x06 \x01(\t\x12\x11\n\tmin_items\x18\x07 \x01(\x05\x42\x06\n\x04_minB\x06\n\x04_max*\xae\x01\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x0e\n\nPHASE_FOLD\x10\x14\x12\x12\n\x0ePHASE_EQUALIZE\x10\x1e\x12\x13\n\x0fPHASE_CALIBRATE\x10<\x12\x16\n\x12PHASE_ALLOT_WIDTHS\x10>\x12\x17\n\x13PHASE_ROUND_WEIGHTS\x10\x41\x12\x11\n\rPHASE_CORRECT\x10\x46\x12\x11\n\rPHASE_ANALYZE\x10Z*C\n\x06\x45ngine\x12\x16\n\x12\x45NGINE_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x45NGINE_TORCH\x10\x01\x12\x0f\n\x0b\x45NGINE_ONNX\x10\x02*Y\n\x04Need\x12\x14\n\x10NEED_UNSPECIFIED\x10\x00\x12\x14\n\x10NEED_CALIBRATION\x10\x01\x12\x0f\n\x0bNEED_LABELS\x10\x02\x12\x14\n\x10NEED_BATCH_NORMS\x10\x03:O\n\ttechnique\x12\x1f.google.protobuf.MessageOptions\x18\xb8\x8e\x03 \x01(\x0b\x32\x19.lighten.v1.TechniqueInfo:C\n\x06\x62ounds\x12\x1d.google.protobuf.FieldOptions\x18\xb8\x8e\x03 \x01(\x0b\x32\x12.lighten.v1.Boundsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lighten.v1.options_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PHASE']._serialized_start=403
-  _globals['_PHASE']._serialized_end=490
-  _globals['_ENGINE']._serialized_start=492
-  _globals['_ENGINE']._serialized_end=559
-  _globals['_NEED']._serialized_start=561
-  _globals['_NEED']._serialized_end=650
+  _globals['_PHASE']._serialized_start=404
+  _globals['_PHASE']._serialized_end=578
+  _globals['_ENGINE']._serialized_start=580
+  _globals['_ENGINE']._serialized_end=647
+  _globals['_NEED']._serialized_start=649
+  _globals['_NEED']._serialized_end=738
   _globals['_TECHNIQUEINFO']._serialized_start=75
   _globals['_TECHNIQUEINFO']._serialized_end=241
   _globals['_BOUNDS']._serialized_start=244

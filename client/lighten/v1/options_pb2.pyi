@@ -37,6 +37,14 @@ class _PhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Phase.ValueType
     """Moves weight ranges between layers (cross-layer equalization)."""
     PHASE_CALIBRATE: _Phase.ValueType  # 60
     """Chooses quantization ranges from data; afterwards the model is quantized."""
+    PHASE_ALLOT_WIDTHS: _Phase.ValueType  # 62
+    """Gives some layers another width."""
+    PHASE_ROUND_WEIGHTS: _Phase.ValueType  # 65
+    """Chooses weight grids, and how weights are rounded to them, by the error of each layer."""
+    PHASE_CORRECT: _Phase.ValueType  # 70
+    """Takes back what quantization did to the statistics of activations."""
+    PHASE_ANALYZE: _Phase.ValueType  # 90
+    """Looks, and leaves the model as it is."""
 
 class Phase(_Phase, metaclass=_PhaseEnumTypeWrapper):
     """The order of a plan. Gaps are left for techniques that come later."""
@@ -48,6 +56,14 @@ PHASE_EQUALIZE: Phase.ValueType  # 30
 """Moves weight ranges between layers (cross-layer equalization)."""
 PHASE_CALIBRATE: Phase.ValueType  # 60
 """Chooses quantization ranges from data; afterwards the model is quantized."""
+PHASE_ALLOT_WIDTHS: Phase.ValueType  # 62
+"""Gives some layers another width."""
+PHASE_ROUND_WEIGHTS: Phase.ValueType  # 65
+"""Chooses weight grids, and how weights are rounded to them, by the error of each layer."""
+PHASE_CORRECT: Phase.ValueType  # 70
+"""Takes back what quantization did to the statistics of activations."""
+PHASE_ANALYZE: Phase.ValueType  # 90
+"""Looks, and leaves the model as it is."""
 Global___Phase: _TypeAlias = Phase  # noqa: Y015
 
 class _Engine:
@@ -84,7 +100,9 @@ class _NeedEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Need.ValueType],
     NEED_LABELS: _Need.ValueType  # 2
     """JobSpec.evaluation must be set and carry labels."""
     NEED_BATCH_NORMS: _Need.ValueType  # 3
-    """The model must hold batch norms that are not folded yet."""
+    """The model must have come with batch norms (folded in the meantime or not). An ONNX upload
+    whose exporter folded them has none.
+    """
 
 class Need(_Need, metaclass=_NeedEnumTypeWrapper):
     """A precondition of a technique."""
@@ -95,7 +113,9 @@ NEED_CALIBRATION: Need.ValueType  # 1
 NEED_LABELS: Need.ValueType  # 2
 """JobSpec.evaluation must be set and carry labels."""
 NEED_BATCH_NORMS: Need.ValueType  # 3
-"""The model must hold batch norms that are not folded yet."""
+"""The model must have come with batch norms (folded in the meantime or not). An ONNX upload
+whose exporter folded them has none.
+"""
 Global___Need: _TypeAlias = Need  # noqa: Y015
 
 @_typing.final

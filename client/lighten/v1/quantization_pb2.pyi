@@ -3,8 +3,10 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -28,15 +30,25 @@ class _DataTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DataType.Val
     DATA_TYPE_INT4: _DataType.ValueType  # 1
     DATA_TYPE_INT8: _DataType.ValueType  # 2
     DATA_TYPE_INT16: _DataType.ValueType  # 3
+    DATA_TYPE_FLOAT16: _DataType.ValueType  # 4
+    """IEEE half precision."""
+    DATA_TYPE_FLOAT8_E4M3: _DataType.ValueType  # 5
+    """8 bits: 4 of exponent, 3 of mantissa, no infinities (OCP E4M3FN)."""
 
 class DataType(_DataType, metaclass=_DataTypeEnumTypeWrapper):
-    """Type of a quantized tensor."""
+    """Type of a quantized tensor. GetCapabilities lists which combinations each engine can simulate,
+    and which of them can be written as QDQ ONNX that runs.
+    """
 
 DATA_TYPE_UNSPECIFIED: DataType.ValueType  # 0
 """The default that the field names."""
 DATA_TYPE_INT4: DataType.ValueType  # 1
 DATA_TYPE_INT8: DataType.ValueType  # 2
 DATA_TYPE_INT16: DataType.ValueType  # 3
+DATA_TYPE_FLOAT16: DataType.ValueType  # 4
+"""IEEE half precision."""
+DATA_TYPE_FLOAT8_E4M3: DataType.ValueType  # 5
+"""8 bits: 4 of exponent, 3 of mantissa, no infinities (OCP E4M3FN)."""
 Global___DataType: _TypeAlias = DataType  # noqa: Y015
 
 class _Granularity:
@@ -51,6 +63,14 @@ class _GranularityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Granulari
     """One scale for the tensor."""
     GRANULARITY_PER_CHANNEL: _Granularity.ValueType  # 2
     """One scale for each output channel."""
+    GRANULARITY_BLOCKWISE: _Granularity.ValueType  # 3
+    """One scale for each output channel and each block of QuantizationConfig.block_size input
+    channels. For linear layers and 1x1 convolutions.
+    """
+    GRANULARITY_LOW_POWER_BLOCKWISE: _Granularity.ValueType  # 4
+    """Blockwise with scales that are themselves 4-bit multiples of one scale a channel (AIMET's
+    low-power blockwise quantization, LPBQ).
+    """
 
 class Granularity(_Granularity, metaclass=_GranularityEnumTypeWrapper):
     """How many scales a weight tensor has."""
@@ -61,6 +81,14 @@ GRANULARITY_PER_TENSOR: Granularity.ValueType  # 1
 """One scale for the tensor."""
 GRANULARITY_PER_CHANNEL: Granularity.ValueType  # 2
 """One scale for each output channel."""
+GRANULARITY_BLOCKWISE: Granularity.ValueType  # 3
+"""One scale for each output channel and each block of QuantizationConfig.block_size input
+channels. For linear layers and 1x1 convolutions.
+"""
+GRANULARITY_LOW_POWER_BLOCKWISE: Granularity.ValueType  # 4
+"""Blockwise with scales that are themselves 4-bit multiples of one scale a channel (AIMET's
+low-power blockwise quantization, LPBQ).
+"""
 Global___Granularity: _TypeAlias = Granularity  # noqa: Y015
 
 class _Symmetry:
@@ -99,6 +127,9 @@ class QuantizationConfig(_message.Message):
     WEIGHT_SYMMETRY_FIELD_NUMBER: _builtins.int
     ACTIVATION_SYMMETRY_FIELD_NUMBER: _builtins.int
     HARDWARE_CONFIG_FIELD_NUMBER: _builtins.int
+    OVERRIDES_FIELD_NUMBER: _builtins.int
+    FUSE_ACTIVATIONS_FIELD_NUMBER: _builtins.int
+    BLOCK_SIZE_FIELD_NUMBER: _builtins.int
     weights: Global___DataType.ValueType
     """Type of weights."""
     activations: Global___DataType.ValueType
@@ -111,6 +142,16 @@ class QuantizationConfig(_message.Message):
     lists them, for example "htp_v73"): which operators are quantized, fused or shared. Empty:
     AIMET's default for any runtime.
     """
+    fuse_activations: _builtins.bool
+    """No quantizer between a layer and the ReLU or Clip after it, which targets compute as one.
+    Default: true without a hardware configuration; one says for itself what its target fuses.
+    """
+    block_size: _builtins.int
+    """Input channels of one block; for the blockwise granularities alone, which need it."""
+    @_builtins.property
+    def overrides(self) -> _containers.RepeatedCompositeFieldContainer[Global___LayerOverride]:
+        """Types for some operators, written over the ones above. Later entries win over earlier ones."""
+
     def __init__(
         self,
         *,
@@ -120,11 +161,87 @@ class QuantizationConfig(_message.Message):
         weight_symmetry: Global___Symmetry.ValueType = ...,
         activation_symmetry: Global___Symmetry.ValueType = ...,
         hardware_config: _builtins.str = ...,
+        overrides: _abc.Iterable[Global___LayerOverride] | None = ...,
+        fuse_activations: _builtins.bool | None = ...,
+        block_size: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_block_size", b"_block_size", "_fuse_activations", b"_fuse_activations", "block_size", b"block_size", "fuse_activations", b"fuse_activations"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation_symmetry", b"activation_symmetry", "activations", b"activations", "hardware_config", b"hardware_config", "weight_granularity", b"weight_granularity", "weight_symmetry", b"weight_symmetry", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_block_size", b"_block_size", "_fuse_activations", b"_fuse_activations", "activation_symmetry", b"activation_symmetry", "activations", b"activations", "block_size", b"block_size", "fuse_activations", b"fuse_activations", "hardware_config", b"hardware_config", "overrides", b"overrides", "weight_granularity", b"weight_granularity", "weight_symmetry", b"weight_symmetry", "weights", b"weights"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__block_size: _TypeAlias = _typing.Literal["block_size"]  # noqa: Y015
+    _WhichOneofArgType__block_size: _TypeAlias = _typing.Literal["_block_size", b"_block_size"]  # noqa: Y015
+    _WhichOneofReturnType__fuse_activations: _TypeAlias = _typing.Literal["fuse_activations"]  # noqa: Y015
+    _WhichOneofArgType__fuse_activations: _TypeAlias = _typing.Literal["_fuse_activations", b"_fuse_activations"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__block_size) -> _WhichOneofReturnType__block_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fuse_activations) -> _WhichOneofReturnType__fuse_activations | None: ...
+
+Global___QuantizationConfig: _TypeAlias = QuantizationConfig  # noqa: Y015
+
+@_typing.final
+class LayerOverride(_message.Message):
+    """Another type for the operators that a selector finds, or none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SELECT_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    ACTIVATIONS_FIELD_NUMBER: _builtins.int
+    LEAVE_FLOAT_FIELD_NUMBER: _builtins.int
+    weights: Global___DataType.ValueType
+    """Type of their weights. Unspecified: as without the override."""
+    activations: Global___DataType.ValueType
+    """Type of their outputs. Unspecified: as without the override."""
+    leave_float: _builtins.bool
+    """Leave their weights and outputs in floating point; excludes the types above."""
+    @_builtins.property
+    def select(self) -> Global___LayerSelector: ...
+    def __init__(
+        self,
+        *,
+        select: Global___LayerSelector | None = ...,
+        weights: Global___DataType.ValueType = ...,
+        activations: Global___DataType.ValueType = ...,
+        leave_float: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["select", b"select"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "leave_float", b"leave_float", "select", b"select", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___QuantizationConfig: _TypeAlias = QuantizationConfig  # noqa: Y015
+Global___LayerOverride: _TypeAlias = LayerOverride  # noqa: Y015
+
+@_typing.final
+class LayerSelector(_message.Message):
+    """Operators of a model. Where both lists are set, an operator must be in both; one of them must be.
+    A selector that finds nothing fails the job.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAYERS_FIELD_NUMBER: _builtins.int
+    OP_TYPES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def layers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names as the sensitivity analysis and the report show them; `*` and `?` stand for any text."""
+
+    @_builtins.property
+    def op_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """ONNX operators, for example "Softmax"."""
+
+    def __init__(
+        self,
+        *,
+        layers: _abc.Iterable[_builtins.str] | None = ...,
+        op_types: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["layers", b"layers", "op_types", b"op_types"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LayerSelector: _TypeAlias = LayerSelector  # noqa: Y015

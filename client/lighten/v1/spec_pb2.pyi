@@ -808,23 +808,29 @@ class Plan(_message.Message):
 
     QUANTIZATION_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
+    GOAL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def quantization(self) -> _quantization_pb2.QuantizationConfig: ...
     @_builtins.property
     def steps(self) -> Global___Steps:
         """Exactly these steps, in this order."""
 
+    @_builtins.property
+    def goal(self) -> Global___Goal:
+        """A result; which steps lead to it is found out."""
+
     def __init__(
         self,
         *,
         quantization: _quantization_pb2.QuantizationConfig | None = ...,
         steps: Global___Steps | None = ...,
+        goal: Global___Goal | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["how", b"how", "quantization", b"quantization", "steps", b"steps"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["goal", b"goal", "how", b"how", "quantization", b"quantization", "steps", b"steps"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["how", b"how", "quantization", b"quantization", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["goal", b"goal", "how", b"how", "quantization", b"quantization", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_how: _TypeAlias = _typing.Literal["steps"]  # noqa: Y015
+    _WhichOneofReturnType_how: _TypeAlias = _typing.Literal["steps", "goal"]  # noqa: Y015
     _WhichOneofArgType_how: _TypeAlias = _typing.Literal["how", b"how"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_how) -> _WhichOneofReturnType_how | None: ...
 
@@ -851,6 +857,69 @@ class Steps(_message.Message):
 Global___Steps: _TypeAlias = Steps  # noqa: Y015
 
 @_typing.final
+class Goal(_message.Message):
+    """Asks for a result instead of a recipe: techniques are tried in the order of AIMET's guidebook,
+    the cheap ones first, until the goal is met or a budget is spent. The types of
+    Plan.quantization are the widths to reach it with. The best model found is returned whatever
+    happens, with every trial's figures, and with its plan to submit again.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_DROP_FIELD_NUMBER: _builtins.int
+    MAX_RELATIVE_DROP_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    TIME_BUDGET_FIELD_NUMBER: _builtins.int
+    MAX_TRIALS_FIELD_NUMBER: _builtins.int
+    MAX_BOPS_RATIO_FIELD_NUMBER: _builtins.int
+    max_drop: _builtins.float
+    """Largest loss against FP32, in the metric's own unit: 0.01 is one point of top-1."""
+    max_relative_drop: _builtins.float
+    """Largest loss against FP32, as a share of FP32's value."""
+    value: _builtins.float
+    """Smallest value (largest, for KL divergence). The only target for SQNR, which FP32 has none of."""
+    max_trials: _builtins.int
+    """Number of candidates to measure."""
+    max_bops_ratio: _builtins.float
+    """Bit operations that mixed precision may spend at most, relative to the plan's own types.
+    1: every layer keeps those types.
+    """
+    @_builtins.property
+    def time_budget(self) -> _duration_pb2.Duration:
+        """Time for all trials. The best model by then is exported. Default: half of
+        Resources.run_timeout.
+        """
+
+    def __init__(
+        self,
+        *,
+        max_drop: _builtins.float = ...,
+        max_relative_drop: _builtins.float = ...,
+        value: _builtins.float = ...,
+        time_budget: _duration_pb2.Duration | None = ...,
+        max_trials: _builtins.int | None = ...,
+        max_bops_ratio: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_bops_ratio", b"_max_bops_ratio", "_max_trials", b"_max_trials", "max_bops_ratio", b"max_bops_ratio", "max_drop", b"max_drop", "max_relative_drop", b"max_relative_drop", "max_trials", b"max_trials", "target", b"target", "time_budget", b"time_budget", "value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_bops_ratio", b"_max_bops_ratio", "_max_trials", b"_max_trials", "max_bops_ratio", b"max_bops_ratio", "max_drop", b"max_drop", "max_relative_drop", b"max_relative_drop", "max_trials", b"max_trials", "target", b"target", "time_budget", b"time_budget", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_bops_ratio: _TypeAlias = _typing.Literal["max_bops_ratio"]  # noqa: Y015
+    _WhichOneofArgType__max_bops_ratio: _TypeAlias = _typing.Literal["_max_bops_ratio", b"_max_bops_ratio"]  # noqa: Y015
+    _WhichOneofReturnType__max_trials: _TypeAlias = _typing.Literal["max_trials"]  # noqa: Y015
+    _WhichOneofArgType__max_trials: _TypeAlias = _typing.Literal["_max_trials", b"_max_trials"]  # noqa: Y015
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["max_drop", "max_relative_drop", "value"]  # noqa: Y015
+    _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_bops_ratio) -> _WhichOneofReturnType__max_bops_ratio | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_trials) -> _WhichOneofReturnType__max_trials | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
+
+Global___Goal: _TypeAlias = Goal  # noqa: Y015
+
+@_typing.final
 class Step(_message.Message):
     """One technique with its parameters."""
 
@@ -861,6 +930,13 @@ class Step(_message.Message):
     FOLD_BATCH_NORMS_FIELD_NUMBER: _builtins.int
     CROSS_LAYER_EQUALIZATION_FIELD_NUMBER: _builtins.int
     CALIBRATE_FIELD_NUMBER: _builtins.int
+    BIAS_CORRECTION_FIELD_NUMBER: _builtins.int
+    ADA_ROUND_FIELD_NUMBER: _builtins.int
+    SEQUENTIAL_MSE_FIELD_NUMBER: _builtins.int
+    MIXED_PRECISION_FIELD_NUMBER: _builtins.int
+    REESTIMATE_BATCH_NORMS_FIELD_NUMBER: _builtins.int
+    ACTIVATION_EQUALIZATION_FIELD_NUMBER: _builtins.int
+    ANALYZE_SENSITIVITY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Name of the step in events and results. Default: the technique's name. Not "baseline",
     "naive" or "optimized": these are columns of the result.
@@ -873,6 +949,20 @@ class Step(_message.Message):
     def cross_layer_equalization(self) -> _techniques_pb2.CrossLayerEqualization: ...
     @_builtins.property
     def calibrate(self) -> _techniques_pb2.Calibrate: ...
+    @_builtins.property
+    def bias_correction(self) -> _techniques_pb2.BiasCorrection: ...
+    @_builtins.property
+    def ada_round(self) -> _techniques_pb2.AdaRound: ...
+    @_builtins.property
+    def sequential_mse(self) -> _techniques_pb2.SequentialMse: ...
+    @_builtins.property
+    def mixed_precision(self) -> _techniques_pb2.MixedPrecision: ...
+    @_builtins.property
+    def reestimate_batch_norms(self) -> _techniques_pb2.ReestimateBatchNorms: ...
+    @_builtins.property
+    def activation_equalization(self) -> _techniques_pb2.ActivationEqualization: ...
+    @_builtins.property
+    def analyze_sensitivity(self) -> _techniques_pb2.AnalyzeSensitivity: ...
     def __init__(
         self,
         *,
@@ -881,12 +971,19 @@ class Step(_message.Message):
         fold_batch_norms: _techniques_pb2.FoldBatchNorms | None = ...,
         cross_layer_equalization: _techniques_pb2.CrossLayerEqualization | None = ...,
         calibrate: _techniques_pb2.Calibrate | None = ...,
+        bias_correction: _techniques_pb2.BiasCorrection | None = ...,
+        ada_round: _techniques_pb2.AdaRound | None = ...,
+        sequential_mse: _techniques_pb2.SequentialMse | None = ...,
+        mixed_precision: _techniques_pb2.MixedPrecision | None = ...,
+        reestimate_batch_norms: _techniques_pb2.ReestimateBatchNorms | None = ...,
+        activation_equalization: _techniques_pb2.ActivationEqualization | None = ...,
+        analyze_sensitivity: _techniques_pb2.AnalyzeSensitivity | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["calibrate", b"calibrate", "cross_layer_equalization", b"cross_layer_equalization", "fold_batch_norms", b"fold_batch_norms", "technique", b"technique"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["activation_equalization", b"activation_equalization", "ada_round", b"ada_round", "analyze_sensitivity", b"analyze_sensitivity", "bias_correction", b"bias_correction", "calibrate", b"calibrate", "cross_layer_equalization", b"cross_layer_equalization", "fold_batch_norms", b"fold_batch_norms", "mixed_precision", b"mixed_precision", "reestimate_batch_norms", b"reestimate_batch_norms", "sequential_mse", b"sequential_mse", "technique", b"technique"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibrate", b"calibrate", "cross_layer_equalization", b"cross_layer_equalization", "fold_batch_norms", b"fold_batch_norms", "id", b"id", "if_not_applicable", b"if_not_applicable", "technique", b"technique"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation_equalization", b"activation_equalization", "ada_round", b"ada_round", "analyze_sensitivity", b"analyze_sensitivity", "bias_correction", b"bias_correction", "calibrate", b"calibrate", "cross_layer_equalization", b"cross_layer_equalization", "fold_batch_norms", b"fold_batch_norms", "id", b"id", "if_not_applicable", b"if_not_applicable", "mixed_precision", b"mixed_precision", "reestimate_batch_norms", b"reestimate_batch_norms", "sequential_mse", b"sequential_mse", "technique", b"technique"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_technique: _TypeAlias = _typing.Literal["fold_batch_norms", "cross_layer_equalization", "calibrate"]  # noqa: Y015
+    _WhichOneofReturnType_technique: _TypeAlias = _typing.Literal["fold_batch_norms", "cross_layer_equalization", "calibrate", "bias_correction", "ada_round", "sequential_mse", "mixed_precision", "reestimate_batch_norms", "activation_equalization", "analyze_sensitivity"]  # noqa: Y015
     _WhichOneofArgType_technique: _TypeAlias = _typing.Literal["technique", b"technique"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_technique) -> _WhichOneofReturnType_technique | None: ...
 
@@ -903,6 +1000,7 @@ class Outputs(_message.Message):
     QDQ_ONNX_FIELD_NUMBER: _builtins.int
     OPSET_FIELD_NUMBER: _builtins.int
     VERIFY_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
     float_onnx: _builtins.bool
     """Write the float model as ONNX, which Qualcomm's tools take together with the encodings."""
     qdq_onnx: _builtins.bool
@@ -913,6 +1011,8 @@ class Outputs(_message.Message):
     """
     verify: _builtins.bool
     """Run the QDQ model in ONNX Runtime, and fail the job if it is not what was simulated."""
+    report: _builtins.bool
+    """Write `report.html`: the result for a person, in one file that opens offline."""
     @_builtins.property
     def encodings(self) -> _containers.RepeatedScalarFieldContainer[Global___EncodingsVersion.ValueType]:
         """Versions of AIMET's encodings file to write. Default: 2.0.0 alone."""
@@ -925,10 +1025,11 @@ class Outputs(_message.Message):
         qdq_onnx: _builtins.bool | None = ...,
         opset: _builtins.int | None = ...,
         verify: _builtins.bool | None = ...,
+        report: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_float_onnx", b"_float_onnx", "_opset", b"_opset", "_qdq_onnx", b"_qdq_onnx", "_verify", b"_verify", "float_onnx", b"float_onnx", "opset", b"opset", "qdq_onnx", b"qdq_onnx", "verify", b"verify"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_float_onnx", b"_float_onnx", "_opset", b"_opset", "_qdq_onnx", b"_qdq_onnx", "_report", b"_report", "_verify", b"_verify", "float_onnx", b"float_onnx", "opset", b"opset", "qdq_onnx", b"qdq_onnx", "report", b"report", "verify", b"verify"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_float_onnx", b"_float_onnx", "_opset", b"_opset", "_qdq_onnx", b"_qdq_onnx", "_verify", b"_verify", "encodings", b"encodings", "float_onnx", b"float_onnx", "opset", b"opset", "qdq_onnx", b"qdq_onnx", "verify", b"verify"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_float_onnx", b"_float_onnx", "_opset", b"_opset", "_qdq_onnx", b"_qdq_onnx", "_report", b"_report", "_verify", b"_verify", "encodings", b"encodings", "float_onnx", b"float_onnx", "opset", b"opset", "qdq_onnx", b"qdq_onnx", "report", b"report", "verify", b"verify"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__float_onnx: _TypeAlias = _typing.Literal["float_onnx"]  # noqa: Y015
     _WhichOneofArgType__float_onnx: _TypeAlias = _typing.Literal["_float_onnx", b"_float_onnx"]  # noqa: Y015
@@ -936,6 +1037,8 @@ class Outputs(_message.Message):
     _WhichOneofArgType__opset: _TypeAlias = _typing.Literal["_opset", b"_opset"]  # noqa: Y015
     _WhichOneofReturnType__qdq_onnx: _TypeAlias = _typing.Literal["qdq_onnx"]  # noqa: Y015
     _WhichOneofArgType__qdq_onnx: _TypeAlias = _typing.Literal["_qdq_onnx", b"_qdq_onnx"]  # noqa: Y015
+    _WhichOneofReturnType__report: _TypeAlias = _typing.Literal["report"]  # noqa: Y015
+    _WhichOneofArgType__report: _TypeAlias = _typing.Literal["_report", b"_report"]  # noqa: Y015
     _WhichOneofReturnType__verify: _TypeAlias = _typing.Literal["verify"]  # noqa: Y015
     _WhichOneofArgType__verify: _TypeAlias = _typing.Literal["_verify", b"_verify"]  # noqa: Y015
     @_typing.overload
@@ -944,6 +1047,8 @@ class Outputs(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__opset) -> _WhichOneofReturnType__opset | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__qdq_onnx) -> _WhichOneofReturnType__qdq_onnx | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__report) -> _WhichOneofReturnType__report | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__verify) -> _WhichOneofReturnType__verify | None: ...
 

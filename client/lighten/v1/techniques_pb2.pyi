@@ -6,6 +6,7 @@ The parameters of every technique, one message each. Step.technique holds one of
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from lighten.v1 import quantization_pb2 as _quantization_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -16,6 +17,32 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _HighBiasAbsorption:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _HighBiasAbsorptionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HighBiasAbsorption.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    HIGH_BIAS_ABSORPTION_UNSPECIFIED: _HighBiasAbsorption.ValueType  # 0
+    HIGH_BIAS_ABSORPTION_NEVER: _HighBiasAbsorption.ValueType  # 1
+    HIGH_BIAS_ABSORPTION_IF_BETTER: _HighBiasAbsorption.ValueType  # 2
+    """Where the model quantized with min-max ranges is closer to FP32 with it than without,
+    measured on calibration samples. Costs two calibrations of at most 32 samples.
+    """
+    HIGH_BIAS_ABSORPTION_ALWAYS: _HighBiasAbsorption.ValueType  # 3
+
+class HighBiasAbsorption(_HighBiasAbsorption, metaclass=_HighBiasAbsorptionEnumTypeWrapper):
+    """When equalization absorbs high biases."""
+
+HIGH_BIAS_ABSORPTION_UNSPECIFIED: HighBiasAbsorption.ValueType  # 0
+HIGH_BIAS_ABSORPTION_NEVER: HighBiasAbsorption.ValueType  # 1
+HIGH_BIAS_ABSORPTION_IF_BETTER: HighBiasAbsorption.ValueType  # 2
+"""Where the model quantized with min-max ranges is closer to FP32 with it than without,
+measured on calibration samples. Costs two calibrations of at most 32 samples.
+"""
+HIGH_BIAS_ABSORPTION_ALWAYS: HighBiasAbsorption.ValueType  # 3
+Global___HighBiasAbsorption: _TypeAlias = HighBiasAbsorption  # noqa: Y015
 
 class _RangeScheme:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -32,6 +59,11 @@ class _RangeSchemeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RangeSche
     """
     RANGE_SCHEME_PERCENTILE: _RangeScheme.ValueType  # 3
     """The range that covers a share of the values (AIMET post_training_percentile)."""
+    RANGE_SCHEME_MEAN_MIN_MAX: _RangeScheme.ValueType  # 4
+    """Activations: from the smallest to the largest value of a sample, averaged over the samples, and
+    widened by Calibrate.reach. Cuts rare outliers off; pair it with bias correction for weights
+    alone. Weights: as MIN_MAX. Runs samples one by one.
+    """
 
 class RangeScheme(_RangeScheme, metaclass=_RangeSchemeEnumTypeWrapper):
     """How a range is chosen from what was observed."""
@@ -45,7 +77,47 @@ post_training_tf_enhanced).
 """
 RANGE_SCHEME_PERCENTILE: RangeScheme.ValueType  # 3
 """The range that covers a share of the values (AIMET post_training_percentile)."""
+RANGE_SCHEME_MEAN_MIN_MAX: RangeScheme.ValueType  # 4
+"""Activations: from the smallest to the largest value of a sample, averaged over the samples, and
+widened by Calibrate.reach. Cuts rare outliers off; pair it with bias correction for weights
+alone. Weights: as MIN_MAX. Runs samples one by one.
+"""
 Global___RangeScheme: _TypeAlias = RangeScheme  # noqa: Y015
+
+class _BiasCorrectionMethod:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BiasCorrectionMethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BiasCorrectionMethod.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BIAS_CORRECTION_METHOD_UNSPECIFIED: _BiasCorrectionMethod.ValueType  # 0
+    BIAS_CORRECTION_METHOD_EMPIRICAL: _BiasCorrectionMethod.ValueType  # 1
+    """Measures mean outputs in FP32 and quantized, layer after layer (appendix C of the paper)."""
+    BIAS_CORRECTION_METHOD_ANALYTIC: _BiasCorrectionMethod.ValueType  # 2
+    """Computes the mean inputs of each layer from the batch norms before it, without data (section
+    4.2). Corrects the error of weights alone; layers without a batch norm before them are left,
+    and reported.
+    """
+    BIAS_CORRECTION_METHOD_EMPIRICAL_WEIGHTS: _BiasCorrectionMethod.ValueType  # 3
+    """As EMPIRICAL, with activations left in float: corrects the error of weights alone. Better where
+    ranges cut activations off, which moves means by few samples that others do not share.
+    """
+
+class BiasCorrectionMethod(_BiasCorrectionMethod, metaclass=_BiasCorrectionMethodEnumTypeWrapper): ...
+
+BIAS_CORRECTION_METHOD_UNSPECIFIED: BiasCorrectionMethod.ValueType  # 0
+BIAS_CORRECTION_METHOD_EMPIRICAL: BiasCorrectionMethod.ValueType  # 1
+"""Measures mean outputs in FP32 and quantized, layer after layer (appendix C of the paper)."""
+BIAS_CORRECTION_METHOD_ANALYTIC: BiasCorrectionMethod.ValueType  # 2
+"""Computes the mean inputs of each layer from the batch norms before it, without data (section
+4.2). Corrects the error of weights alone; layers without a batch norm before them are left,
+and reported.
+"""
+BIAS_CORRECTION_METHOD_EMPIRICAL_WEIGHTS: BiasCorrectionMethod.ValueType  # 3
+"""As EMPIRICAL, with activations left in float: corrects the error of weights alone. Better where
+ranges cut activations off, which moves means by few samples that others do not share.
+"""
+Global___BiasCorrectionMethod: _TypeAlias = BiasCorrectionMethod  # noqa: Y015
 
 @_typing.final
 class FoldBatchNorms(_message.Message):
@@ -71,29 +143,80 @@ Global___FoldBatchNorms: _TypeAlias = FoldBatchNorms  # noqa: Y015
 class CrossLayerEqualization(_message.Message):
     """Cross-layer equalization: rescales the channels of consecutive layers so that their weight
     ranges match, which matters most for depthwise convolutions under per-tensor weights. Folds
-    batch norms first where that is not done yet. AIMET joins scaling with high-bias absorption, and
-    absorption changes the float function; the report gives the SQNR of the float model afterwards.
+    batch norms first where that is not done yet. Its three parts run in the order of ReLU6
+    replacement, scaling, absorption; the step's findings give the SQNR of the float model after each.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REPLACE_RELU6_FIELD_NUMBER: _builtins.int
+    SCALING_FIELD_NUMBER: _builtins.int
+    HIGH_BIAS_ABSORPTION_FIELD_NUMBER: _builtins.int
     replace_relu6: _builtins.bool
     """Replace ReLU6 by ReLU first, which lets AIMET scale across it but changes the float function
     wherever an activation passes 6. Default false: layers with ReLU6 between them are left alone.
+    """
+    scaling: _builtins.bool
+    """Scale the channels of consecutive layers. A ReLU network computes the same afterwards."""
+    high_bias_absorption: Global___HighBiasAbsorption.ValueType
+    """Move high biases into the next layer, which changes the float function where activations are
+    far from what the batch norms saw. Needs scaled pairs of which the first had a batch norm.
     """
     def __init__(
         self,
         *,
         replace_relu6: _builtins.bool = ...,
+        scaling: _builtins.bool | None = ...,
+        high_bias_absorption: Global___HighBiasAbsorption.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_scaling", b"_scaling", "scaling", b"scaling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["replace_relu6", b"replace_relu6"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_scaling", b"_scaling", "high_bias_absorption", b"high_bias_absorption", "replace_relu6", b"replace_relu6", "scaling", b"scaling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__scaling: _TypeAlias = _typing.Literal["scaling"]  # noqa: Y015
+    _WhichOneofArgType__scaling: _TypeAlias = _typing.Literal["_scaling", b"_scaling"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__scaling) -> _WhichOneofReturnType__scaling | None: ...
 
 Global___CrossLayerEqualization: _TypeAlias = CrossLayerEqualization  # noqa: Y015
+
+@_typing.final
+class ActivationEqualization(_message.Message):
+    """Scales channels of activations towards equal ranges, and takes the scales back in the weights of
+    the layers that read them, so that one grid a tensor serves every channel. The float model
+    computes the same up to rounding; channels that pass a ReLU6 are scaled only as far as no
+    calibration sample is cut off by it. Batch norms are folded first where that is not done yet.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STRENGTH_FIELD_NUMBER: _builtins.int
+    MAX_SAMPLES_FIELD_NUMBER: _builtins.int
+    strength: _builtins.float
+    """How much of the difference between channels goes over from activations into weights: 1 makes
+    all ranges of activations equal. Depthwise layers with a scale for each channel take all of it.
+    """
+    max_samples: _builtins.int
+    """Calibration samples used."""
+    def __init__(
+        self,
+        *,
+        strength: _builtins.float | None = ...,
+        max_samples: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_samples", b"_max_samples", "_strength", b"_strength", "max_samples", b"max_samples", "strength", b"strength"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_samples", b"_max_samples", "_strength", b"_strength", "max_samples", b"max_samples", "strength", b"strength"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_samples: _TypeAlias = _typing.Literal["max_samples"]  # noqa: Y015
+    _WhichOneofArgType__max_samples: _TypeAlias = _typing.Literal["_max_samples", b"_max_samples"]  # noqa: Y015
+    _WhichOneofReturnType__strength: _TypeAlias = _typing.Literal["strength"]  # noqa: Y015
+    _WhichOneofArgType__strength: _TypeAlias = _typing.Literal["_strength", b"_strength"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_samples) -> _WhichOneofReturnType__max_samples | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__strength) -> _WhichOneofReturnType__strength | None: ...
+
+Global___ActivationEqualization: _TypeAlias = ActivationEqualization  # noqa: Y015
 
 @_typing.final
 class Calibrate(_message.Message):
@@ -105,21 +228,282 @@ class Calibrate(_message.Message):
 
     SCHEME_FIELD_NUMBER: _builtins.int
     PERCENTILE_FIELD_NUMBER: _builtins.int
+    REACH_FIELD_NUMBER: _builtins.int
     scheme: Global___RangeScheme.ValueType
     percentile: _builtins.float
     """PERCENTILE alone: share of the observed values, in percent, that the range covers."""
+    reach: _builtins.float
+    """MEAN_MIN_MAX alone: how far each end of a range lies from the mean over samples (0) towards the
+    extreme of all of them (1).
+    """
     def __init__(
         self,
         *,
         scheme: Global___RangeScheme.ValueType = ...,
         percentile: _builtins.float | None = ...,
+        reach: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_percentile", b"_percentile", "percentile", b"percentile"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_percentile", b"_percentile", "_reach", b"_reach", "percentile", b"percentile", "reach", b"reach"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_percentile", b"_percentile", "percentile", b"percentile", "scheme", b"scheme"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_percentile", b"_percentile", "_reach", b"_reach", "percentile", b"percentile", "reach", b"reach", "scheme", b"scheme"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__percentile: _TypeAlias = _typing.Literal["percentile"]  # noqa: Y015
     _WhichOneofArgType__percentile: _TypeAlias = _typing.Literal["_percentile", b"_percentile"]  # noqa: Y015
+    _WhichOneofReturnType__reach: _TypeAlias = _typing.Literal["reach"]  # noqa: Y015
+    _WhichOneofArgType__reach: _TypeAlias = _typing.Literal["_reach", b"_reach"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__percentile) -> _WhichOneofReturnType__percentile | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reach) -> _WhichOneofReturnType__reach | None: ...
 
 Global___Calibrate: _TypeAlias = Calibrate  # noqa: Y015
+
+@_typing.final
+class AdaRound(_message.Message):
+    """Finds a rounding of each weight, up or down, that keeps the outputs of its layer, instead of the
+    nearest value. Layer by layer, on the quantized inputs that the layers before it give. Helps most
+    with 4-bit weights. Ranges of activations are chosen anew afterwards.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITERATIONS_FIELD_NUMBER: _builtins.int
+    MAX_SAMPLES_FIELD_NUMBER: _builtins.int
+    REGULARIZATION_FIELD_NUMBER: _builtins.int
+    WARM_START_FIELD_NUMBER: _builtins.int
+    BETA_START_FIELD_NUMBER: _builtins.int
+    BETA_END_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
+    iterations: _builtins.int
+    """Steps of the optimizer for each layer. The paper uses 10,000; fewer lose little."""
+    max_samples: _builtins.int
+    """Calibration samples used. AIMET recommends 500 to 1,000."""
+    regularization: _builtins.float
+    """Weight of the term that drives each rounding to 0 or 1."""
+    warm_start: _builtins.float
+    """Share of the steps before that term sets in."""
+    beta_start: _builtins.float
+    """The term's exponent, at the beginning and at the end."""
+    beta_end: _builtins.float
+    @_builtins.property
+    def layers(self) -> _quantization_pb2.LayerSelector:
+        """Layers to round so. Default: all."""
+
+    def __init__(
+        self,
+        *,
+        iterations: _builtins.int | None = ...,
+        max_samples: _builtins.int | None = ...,
+        regularization: _builtins.float | None = ...,
+        warm_start: _builtins.float | None = ...,
+        beta_start: _builtins.float | None = ...,
+        beta_end: _builtins.float | None = ...,
+        layers: _quantization_pb2.LayerSelector | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_beta_end", b"_beta_end", "_beta_start", b"_beta_start", "_iterations", b"_iterations", "_max_samples", b"_max_samples", "_regularization", b"_regularization", "_warm_start", b"_warm_start", "beta_end", b"beta_end", "beta_start", b"beta_start", "iterations", b"iterations", "layers", b"layers", "max_samples", b"max_samples", "regularization", b"regularization", "warm_start", b"warm_start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta_end", b"_beta_end", "_beta_start", b"_beta_start", "_iterations", b"_iterations", "_max_samples", b"_max_samples", "_regularization", b"_regularization", "_warm_start", b"_warm_start", "beta_end", b"beta_end", "beta_start", b"beta_start", "iterations", b"iterations", "layers", b"layers", "max_samples", b"max_samples", "regularization", b"regularization", "warm_start", b"warm_start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__beta_end: _TypeAlias = _typing.Literal["beta_end"]  # noqa: Y015
+    _WhichOneofArgType__beta_end: _TypeAlias = _typing.Literal["_beta_end", b"_beta_end"]  # noqa: Y015
+    _WhichOneofReturnType__beta_start: _TypeAlias = _typing.Literal["beta_start"]  # noqa: Y015
+    _WhichOneofArgType__beta_start: _TypeAlias = _typing.Literal["_beta_start", b"_beta_start"]  # noqa: Y015
+    _WhichOneofReturnType__iterations: _TypeAlias = _typing.Literal["iterations"]  # noqa: Y015
+    _WhichOneofArgType__iterations: _TypeAlias = _typing.Literal["_iterations", b"_iterations"]  # noqa: Y015
+    _WhichOneofReturnType__max_samples: _TypeAlias = _typing.Literal["max_samples"]  # noqa: Y015
+    _WhichOneofArgType__max_samples: _TypeAlias = _typing.Literal["_max_samples", b"_max_samples"]  # noqa: Y015
+    _WhichOneofReturnType__regularization: _TypeAlias = _typing.Literal["regularization"]  # noqa: Y015
+    _WhichOneofArgType__regularization: _TypeAlias = _typing.Literal["_regularization", b"_regularization"]  # noqa: Y015
+    _WhichOneofReturnType__warm_start: _TypeAlias = _typing.Literal["warm_start"]  # noqa: Y015
+    _WhichOneofArgType__warm_start: _TypeAlias = _typing.Literal["_warm_start", b"_warm_start"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__beta_end) -> _WhichOneofReturnType__beta_end | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__beta_start) -> _WhichOneofReturnType__beta_start | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__iterations) -> _WhichOneofReturnType__iterations | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_samples) -> _WhichOneofReturnType__max_samples | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__regularization) -> _WhichOneofReturnType__regularization | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__warm_start) -> _WhichOneofReturnType__warm_start | None: ...
+
+Global___AdaRound: _TypeAlias = AdaRound  # noqa: Y015
+
+@_typing.final
+class SequentialMse(_message.Message):
+    """Chooses the scale of each weight channel, among shrunken min-max ranges, by the squared error of
+    the layer's output (sequential MSE). Ranges of activations are chosen anew afterwards.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    MAX_SAMPLES_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
+    candidates: _builtins.int
+    """Ranges tried for each channel."""
+    max_samples: _builtins.int
+    """Calibration samples used."""
+    @_builtins.property
+    def layers(self) -> _quantization_pb2.LayerSelector:
+        """Layers whose scales are chosen so. Default: all."""
+
+    def __init__(
+        self,
+        *,
+        candidates: _builtins.int | None = ...,
+        max_samples: _builtins.int | None = ...,
+        layers: _quantization_pb2.LayerSelector | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_candidates", b"_candidates", "_max_samples", b"_max_samples", "candidates", b"candidates", "layers", b"layers", "max_samples", b"max_samples"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_candidates", b"_candidates", "_max_samples", b"_max_samples", "candidates", b"candidates", "layers", b"layers", "max_samples", b"max_samples"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__candidates: _TypeAlias = _typing.Literal["candidates"]  # noqa: Y015
+    _WhichOneofArgType__candidates: _TypeAlias = _typing.Literal["_candidates", b"_candidates"]  # noqa: Y015
+    _WhichOneofReturnType__max_samples: _TypeAlias = _typing.Literal["max_samples"]  # noqa: Y015
+    _WhichOneofArgType__max_samples: _TypeAlias = _typing.Literal["_max_samples", b"_max_samples"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__candidates) -> _WhichOneofReturnType__candidates | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_samples) -> _WhichOneofReturnType__max_samples | None: ...
+
+Global___SequentialMse: _TypeAlias = SequentialMse  # noqa: Y015
+
+@_typing.final
+class BiasCorrection(_message.Message):
+    """Adds to each bias what quantizing weights and activations shifts the mean of the layer's output
+    by. Never needs labels.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METHOD_FIELD_NUMBER: _builtins.int
+    MAX_SAMPLES_FIELD_NUMBER: _builtins.int
+    method: Global___BiasCorrectionMethod.ValueType
+    max_samples: _builtins.int
+    """EMPIRICAL and EMPIRICAL_WEIGHTS: calibration samples used."""
+    def __init__(
+        self,
+        *,
+        method: Global___BiasCorrectionMethod.ValueType = ...,
+        max_samples: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_samples", b"_max_samples", "max_samples", b"max_samples"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_samples", b"_max_samples", "max_samples", b"max_samples", "method", b"method"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_samples: _TypeAlias = _typing.Literal["max_samples"]  # noqa: Y015
+    _WhichOneofArgType__max_samples: _TypeAlias = _typing.Literal["_max_samples", b"_max_samples"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_samples) -> _WhichOneofReturnType__max_samples | None: ...
+
+Global___BiasCorrection: _TypeAlias = BiasCorrection  # noqa: Y015
+
+@_typing.final
+class ReestimateBatchNorms(_message.Message):
+    """Measures the batch norms' statistics anew in the quantized model, and puts the difference into
+    the scales of weights and into biases. The batch norms may be folded already. Needs a scale for
+    each channel of the weights.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_SAMPLES_FIELD_NUMBER: _builtins.int
+    max_samples: _builtins.int
+    """Calibration samples used."""
+    def __init__(
+        self,
+        *,
+        max_samples: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_samples", b"_max_samples", "max_samples", b"max_samples"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_samples", b"_max_samples", "max_samples", b"max_samples"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_samples: _TypeAlias = _typing.Literal["max_samples"]  # noqa: Y015
+    _WhichOneofArgType__max_samples: _TypeAlias = _typing.Literal["_max_samples", b"_max_samples"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_samples) -> _WhichOneofReturnType__max_samples | None: ...
+
+Global___ReestimateBatchNorms: _TypeAlias = ReestimateBatchNorms  # noqa: Y015
+
+@_typing.final
+class MixedPrecision(_message.Message):
+    """Gives the layers that lose most a wider type, the most sensitive first, until a target is met.
+    Which layers these are is measured on calibration samples: SQNR of the outputs with one layer
+    alone quantized. A target that even the widest model misses is reported, and the best kept.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MIN_SQNR_DB_FIELD_NUMBER: _builtins.int
+    MAX_DISAGREEMENT_FIELD_NUMBER: _builtins.int
+    MAX_BOPS_RATIO_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    ACTIVATIONS_FIELD_NUMBER: _builtins.int
+    MAX_SAMPLES_FIELD_NUMBER: _builtins.int
+    min_sqnr_db: _builtins.float
+    """SQNR of the worst output against FP32, in dB, on calibration samples."""
+    max_disagreement: _builtins.float
+    """Largest share of agreement with FP32 to lose, on calibration samples."""
+    max_bops_ratio: _builtins.float
+    """Bit operations to spend at most, relative to those of the plan's own types: 1.5 is half as
+    many again.
+    """
+    weights: _quantization_pb2.DataType.ValueType
+    """The wider types. Default: the next wider integer type for each of the two."""
+    activations: _quantization_pb2.DataType.ValueType
+    max_samples: _builtins.int
+    """Calibration samples used."""
+    def __init__(
+        self,
+        *,
+        min_sqnr_db: _builtins.float = ...,
+        max_disagreement: _builtins.float = ...,
+        max_bops_ratio: _builtins.float = ...,
+        weights: _quantization_pb2.DataType.ValueType = ...,
+        activations: _quantization_pb2.DataType.ValueType = ...,
+        max_samples: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_samples", b"_max_samples", "max_bops_ratio", b"max_bops_ratio", "max_disagreement", b"max_disagreement", "max_samples", b"max_samples", "min_sqnr_db", b"min_sqnr_db", "target", b"target"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_samples", b"_max_samples", "activations", b"activations", "max_bops_ratio", b"max_bops_ratio", "max_disagreement", b"max_disagreement", "max_samples", b"max_samples", "min_sqnr_db", b"min_sqnr_db", "target", b"target", "weights", b"weights"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_samples: _TypeAlias = _typing.Literal["max_samples"]  # noqa: Y015
+    _WhichOneofArgType__max_samples: _TypeAlias = _typing.Literal["_max_samples", b"_max_samples"]  # noqa: Y015
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["min_sqnr_db", "max_disagreement", "max_bops_ratio"]  # noqa: Y015
+    _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_samples) -> _WhichOneofReturnType__max_samples | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
+
+Global___MixedPrecision: _TypeAlias = MixedPrecision  # noqa: Y015
+
+@_typing.final
+class AnalyzeSensitivity(_message.Message):
+    """Finds out where quantization loses: weights alone and activations alone, each layer alone, the
+    error of each layer's output, and the ranges of weights and activations. Writes `<step>.json`,
+    which the report draws. Leaves the model as it is.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_SAMPLES_FIELD_NUMBER: _builtins.int
+    max_samples: _builtins.int
+    """Calibration samples used."""
+    def __init__(
+        self,
+        *,
+        max_samples: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_samples", b"_max_samples", "max_samples", b"max_samples"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_samples", b"_max_samples", "max_samples", b"max_samples"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_samples: _TypeAlias = _typing.Literal["max_samples"]  # noqa: Y015
+    _WhichOneofArgType__max_samples: _TypeAlias = _typing.Literal["_max_samples", b"_max_samples"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_samples) -> _WhichOneofReturnType__max_samples | None: ...
+
+Global___AnalyzeSensitivity: _TypeAlias = AnalyzeSensitivity  # noqa: Y015
