@@ -12,6 +12,7 @@ from lighten_service.jobs.errors import (
     LightenError,
     ResourceExhausted,
 )
+from lighten_service.jobs.goal_rules import check_budget
 from lighten_service.jobs.ids import new_id
 from lighten_service.jobs.names import JobName, parse_parent
 from lighten_service.jobs.ports import Clock, JobStore
@@ -22,6 +23,8 @@ from lighten_service.jobs.spec_rules import check_spec
 from lighten_service.jobs.transitions import timestamp, transition
 
 _SHOWN_DIFFERENCES = 10
+# What Job.techniques holds of a goal, whose techniques are yet to be found.
+GOAL = "goal"
 
 # Executor.admit: raises ResourceExhausted for what can never start here.
 Admit = Callable[[pb.Resources], object]
@@ -86,6 +89,7 @@ class JobCreator:
     ) -> tuple[pb.Job, tuple[pb.ResolvedInput, ...]]:
         check_spec(spec, self._policy.gpu_profiles)
         resolved = resolve(spec, self._policy.defaults)
+        check_budget(resolved)
         self._check_resources(resolved.resources)
         return _new_job(spec, resolved), await self._references.pin(project, resolved)
 
@@ -127,11 +131,11 @@ class JobCreator:
 
 
 def _new_job(spec: pb.JobSpec, resolved: pb.JobSpec) -> pb.Job:
-    names = [step.WhichOneof("technique") or "" for step in resolved.plan.steps.steps]
+    names: list[str] = [step.WhichOneof("technique") or "" for step in resolved.plan.steps.steps]
     return pb.Job(
         display_name=spec.display_name,
         labels=spec.labels,
-        techniques=names,
+        techniques=[GOAL] if resolved.plan.HasField("goal") else names,
         model_sha256=spec.model.artifact.sha256,
         spec=spec,
         resolved_spec=resolved,

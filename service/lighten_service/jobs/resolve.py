@@ -12,9 +12,12 @@ from google.protobuf.message import Message
 
 from lighten import v1 as pb
 from lighten_service.jobs.support import ARRAY_FORMATS, LABELLED_ARRAY_FORMATS
+from lighten_service.jobs.widths import next_wider
 
 _FLOATS: Final = frozenset({FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT})
 _PIXEL_SCALE: Final = 1 / 255
+# Nanoseconds.
+_SHORTEST_BUDGET: Final = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +37,21 @@ def resolve(spec: pb.JobSpec, defaults: ResourceDefaults) -> pb.JobSpec:
     """
     resolved = pb.JobSpec()
     resolved.CopyFrom(spec)
-    for part in (resolved.plan.quantization, resolved.outputs, resolved.resources):
+    for part in (resolved.outputs, resolved.resources):
         part.SetInParent()
     for dataset in (resolved.calibration, resolved.evaluation):
         if dataset.HasField("data"):
             dataset.preprocessing.SetInParent()
     _fill(resolved)
+    resolve_plan(resolved.plan)
     for dataset in (resolved.calibration, resolved.evaluation):
         if dataset.HasField("data"):
             _resolve_dataset(dataset)
-    _resolve_metric(resolved)
-    _resolve_steps(resolved.plan.steps.steps)
+    resolved.metric = resolved.metric or default_metric(resolved)
     if not resolved.outputs.encodings:
         resolved.outputs.encodings.append(pb.ENCODINGS_VERSION_2_0_0)
     _resolve_resources(resolved.resources, defaults)
+    _resolve_goal(resolved.plan, resolved.resources.run_timeout)
     return resolved
 
 
@@ -112,15 +116,26 @@ def _resolve_dataset(dataset: pb.Dataset) -> None:
         dataset.ClearField("label_key")
 
 
-def _resolve_metric(spec: pb.JobSpec) -> None:
+def resolve_plan(plan: pb.Plan) -> None:
+    """Fill every default into a plan, and an id into every step; a goal's time is left out."""
+    plan.quantization.SetInParent()
+    _fill(plan)
+    if not plan.quantization.hardware_config and not plan.quantization.HasField("fuse_activations"):
+        plan.quantization.fuse_activations = True
+    _resolve_ids(plan.steps.steps)
+    for step in plan.steps.steps:
+        _resolve_parameters(step, plan.quantization)
+
+
+def default_metric(spec: pb.JobSpec) -> pb.Metric.ValueType:
+    """Return the metric of a spec that names none; unspecified where only the data can tell."""
     labels_possible = (
         spec.HasField("evaluation") and spec.evaluation.format != pb.DATASET_FORMAT_NPY
     )
-    if spec.metric == pb.METRIC_UNSPECIFIED and not labels_possible:
-        spec.metric = pb.METRIC_SQNR
+    return pb.METRIC_UNSPECIFIED if labels_possible else pb.METRIC_SQNR
 
 
-def _resolve_steps(steps: Iterable[pb.Step]) -> None:
+def _resolve_ids(steps: Iterable[pb.Step]) -> None:
     taken = {step.id for step in steps}
     seen: Counter[str] = Counter()
     for step in steps:
@@ -130,8 +145,36 @@ def _resolve_steps(steps: Iterable[pb.Step]) -> None:
             candidate = name if seen[name] == 1 else f"{name}_{seen[name]}"
             if candidate not in taken:
                 step.id = candidate
-        if name == "calibrate" and step.calibrate.scheme != pb.RANGE_SCHEME_PERCENTILE:
-            step.calibrate.ClearField("percentile")
+
+
+def _resolve_parameters(step: pb.Step, quantization: pb.QuantizationConfig) -> None:
+    """Take back defaults that do not apply, and set those that depend on the plan."""
+    match step.WhichOneof("technique"):
+        case "calibrate":
+            if step.calibrate.scheme != pb.RANGE_SCHEME_PERCENTILE:
+                step.calibrate.ClearField("percentile")
+            if step.calibrate.scheme != pb.RANGE_SCHEME_MEAN_MIN_MAX:
+                step.calibrate.ClearField("reach")
+        case "cross_layer_equalization" if not step.cross_layer_equalization.scaling:
+            # Absorption moves the biases of scaled pairs.
+            step.cross_layer_equalization.high_bias_absorption = pb.HIGH_BIAS_ABSORPTION_NEVER
+        case "bias_correction":
+            if step.bias_correction.method == pb.BIAS_CORRECTION_METHOD_ANALYTIC:
+                step.bias_correction.ClearField("max_samples")
+        case "mixed_precision":
+            wider = step.mixed_precision
+            wider.weights = wider.weights or _widened(quantization.weights)
+            wider.activations = wider.activations or _widened(quantization.activations)
+
+
+def _widened(data_type: pb.DataType.ValueType) -> pb.DataType.ValueType:
+    return next_wider(data_type) or data_type
+
+
+def _resolve_goal(plan: pb.Plan, run_timeout: Duration) -> None:
+    if plan.HasField("goal") and not plan.goal.HasField("time_budget"):
+        half = max(run_timeout.ToNanoseconds() // 2, _SHORTEST_BUDGET)
+        plan.goal.time_budget.FromNanoseconds(half)
 
 
 def _resolve_resources(resources: pb.Resources, defaults: ResourceDefaults) -> None:

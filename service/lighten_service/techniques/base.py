@@ -20,6 +20,9 @@ class Findings:
     summary: str
     # What was counted or measured, for example {"folded_batch_norms": 52}.
     values: Mapping[str, float] = field(default_factory=dict)
+    # Written as `<step id>.json` beside the result where it is not empty: JSON of dicts, lists,
+    # strings and finite numbers, with a "format_version".
+    data: Mapping[str, object] = field(default_factory=dict)
 
 
 class NotApplicable(Exception):

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from lighten import v1 as pb
 from lighten_service.worker.data import Samples
+from lighten_service.worker.judge import Judge
 
 
 class Cancelled(BaseException):
@@ -43,6 +44,10 @@ class StepContext:
     scratch: Path
     device: str
     seed: int
+    # Absent before the FP32 model was measured.
+    judge: Judge | None = None
+    # Candidate of a guided job that the work belongs to; empty for none.
+    trial: str = ""
     # Share of the whole job that is done at the start and at the end of this stage.
     fraction_start: float = 0.0
     fraction_end: float = 1.0
@@ -87,12 +92,16 @@ class StepContext:
     def metric(self, column: str, value: pb.MetricValue) -> None:
         self._send(metric=pb.MetricReported(column=column, value=value))
 
+    def trial_finished(self, finished: pb.TrialFinished) -> None:
+        """Tell of a candidate for the goal."""
+        self._send(trial_finished=finished)
+
     def artifact(self, artifact: pb.Artifact) -> None:
         self._send(artifact=artifact)
 
     def rng(self) -> random.Random:
-        """Return a generator seeded by the job's seed and the stage."""
-        return random.Random(f"{self.seed}/{self.stage.kind}/{self.stage.step_id}")
+        """Return a generator seeded by the job's seed and the step, whichever stage runs it."""
+        return random.Random(f"{self.seed}/{self.stage.step_id}")
 
     @contextmanager
     def timed(self, title: str) -> Iterator[None]:
@@ -105,4 +114,6 @@ class StepContext:
         self._send(stage_finished=pb.StageFinished(seconds=seconds, summary=self.summary))
 
     def _send(self, **payload: object) -> None:
-        self.reporter.send(pb.JobEvent(stage=self.stage, **payload))  # type: ignore[arg-type]
+        self.reporter.send(
+            pb.JobEvent(stage=self.stage, trial=self.trial, **payload)  # type: ignore[arg-type]
+        )

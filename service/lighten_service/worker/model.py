@@ -4,16 +4,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from lighten import v1 as pb
 
+if TYPE_CHECKING:
+    from lighten_service.worker.quantized import QuantizedModel
+    from lighten_service.worker.rescale import ChannelScales
+
 # Arrays by input or output name; first axis: samples of the batch.
 Batch = Mapping[str, NDArray[np.generic]]
 Outputs = dict[str, NDArray[np.float32]]
+
+_LARGEST_E4M3 = 448.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +41,9 @@ class ModelStatistics:
 class Encoding:
     """The grid of one quantized tensor, as it stands in the encodings file.
 
-    ``scales`` and ``offsets`` have one entry, or one for each channel. A value x is stored as
-    ``clip(round(x / scale) - offset)``; ``offset`` is 0 for symmetric signed grids.
+    ``scales`` and ``offsets`` have one entry, or one for each channel, or for each block of each
+    channel. A value x is stored as ``clip(round(x / scale) - offset)``; ``offset`` is 0 for
+    symmetric signed grids. With ``is_float``, x / scale is rounded to a float of that width.
     """
 
     tensor: str
@@ -45,6 +53,20 @@ class Encoding:
     scales: tuple[float, ...]
     offsets: tuple[int, ...]
     is_weight: bool
+    is_float: bool = False
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Smallest and largest value on the grid, over all channels."""
+        if self.is_float:
+            return -_LARGEST_E4M3 * max(self.scales), _LARGEST_E4M3 * max(self.scales)
+        first = -(2 ** (self.bits - 1)) if self.signed else 0
+        last = first + 2**self.bits - 1
+        pairs = [*zip(self.scales, self.offsets, strict=True)]
+        return (
+            min((first + offset) * scale for scale, offset in pairs),
+            max((last + offset) * scale for scale, offset in pairs),
+        )
 
 
 class WorkingModel(ABC):
@@ -91,10 +113,30 @@ class WorkingModel(ABC):
         """Fold every batch norm that can be; return how many."""
 
     @abstractmethod
-    def equalize(self, *, replace_relu6: bool) -> Mapping[str, float]:
-        """Equalize consecutive layers (folds batch norms first); return counts.
+    def replace_relu6(self) -> int:
+        """Turn every ReLU6 into a ReLU; return how many. Changes the float function."""
 
-        Keys: ``equalized_layers``, ``folded_batch_norms``, ``replaced_relu6``.
+    @abstractmethod
+    def equalize(self) -> int:
+        """Scale the channels of consecutive layers; return how many layers were scaled.
+
+        Folds batch norms first. Leaves the float function of a ReLU network as it is.
+        """
+
+    @abstractmethod
+    def absorb_high_biases(self) -> int:
+        """Move high biases of the equalized pairs into the next layer; return how many layers
+        changed. Uses what the folded batch norms saw; 0 without any, or before `equalize`."""
+
+    @abstractmethod
+    def rescale(self, scales: Mapping[str, "ChannelScales"]) -> None:
+        """Scale channels of layers; what batch norms saw follows.
+
+        That the function stays is the caller's to see to: what a layer writes on other scales, all
+        that read it must read on them. Only while the model is float.
+
+        Args:
+            scales: by `Layer.name`; no two of the layers share a weight.
         """
 
     @abstractmethod
@@ -115,6 +157,19 @@ class WorkingModel(ABC):
         Raises:
             FailedPrecondition: NO_QUANTIZERS, or UNCALIBRATED_QUANTIZERS with their names.
         """
+
+    @abstractmethod
+    def quantized_model(self) -> "QuantizedModel":
+        """Return the simulation, opened for algorithms.
+
+        Raises:
+            FailedPrecondition: NOT_QUANTIZED before calibration.
+        """
+
+    @abstractmethod
+    def graph(self) -> onnx.ModelProto:
+        """Return the float graph with the present weights; not to be changed. Tensor names are
+        those of the encodings."""
 
     @abstractmethod
     def export_float(self, path: Path) -> None:

@@ -4,30 +4,36 @@ Each stage is a method of ``Pipeline``; ``run`` is their order.
 """
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
 import numpy as np
-import onnx
 
 from lighten import v1 as pb
 from lighten_service.jobs.errors import FailedPrecondition
 from lighten_service.jobs.support import LABEL_METRICS, technique_of
 from lighten_service.techniques import run_step
 from lighten_service.techniques.base import NotApplicable
-from lighten_service.worker.baseline import measure_fp32, measure_naive
-from lighten_service.worker.columns import Column, measure
+from lighten_service.worker.baseline import (
+    FP32,
+    NAIVE,
+    chooses,
+    measure_fp32,
+    measure_naive,
+    record_judge,
+)
+from lighten_service.worker.columns import Column, measure, time_columns, why_not_faster
 from lighten_service.worker.context import Reporter, StepContext
 from lighten_service.worker.data import Samples
 from lighten_service.worker.datasets import open_dataset
 from lighten_service.worker.engines import open_model
 from lighten_service.worker.evaluation import check_outputs
 from lighten_service.worker.fetch import Fetched, fetch_inputs
-from lighten_service.worker.formats.onnx_inputs import batch_size
-from lighten_service.worker.latency import measure_latency
+from lighten_service.worker.guide import Known, guide
 from lighten_service.worker.model import WorkingModel
-from lighten_service.worker.produce import write_outputs
+from lighten_service.worker.produce import write_analyses, write_outputs, write_report
 from lighten_service.worker.provenance import provenance
 from lighten_service.worker.publish import (
     MANIFEST_FORMAT_VERSION,
@@ -35,8 +41,8 @@ from lighten_service.worker.publish import (
     publish_artifacts,
     publish_manifest,
 )
-from lighten_service.worker.runtime import thread_count
-from lighten_service.worker.samples import Head, first_samples
+from lighten_service.worker.report import render_report
+from lighten_service.worker.samples import Head
 from lighten_service.worker.session import Assignment, Session
 from lighten_service.worker.stages import Stages
 from lighten_service.worker.verify import verify
@@ -71,6 +77,7 @@ def _stages(spec: pb.JobSpec, reporter: Reporter, scratch: Path) -> Stages:
         pb.Stage.KIND_PREPARE,
         pb.Stage.KIND_BASELINE,
         *[pb.Stage.KIND_STEP] * len(spec.plan.steps.steps),
+        *([pb.Stage.KIND_GUIDE] if spec.plan.HasField("goal") else []),
         pb.Stage.KIND_EVALUATE,
         pb.Stage.KIND_EXPORT,
         *([pb.Stage.KIND_VERIFY] if spec.outputs.verify else []),
@@ -89,6 +96,10 @@ class Pipeline:
     scratch: Path
     columns: dict[str, Column] = field(default_factory=dict)
     steps: list[pb.StepReport] = field(default_factory=list)
+    # What steps found in detail, by their id.
+    analyses: dict[str, Mapping[str, object]] = field(default_factory=dict)
+    # What came of a goal.
+    goal: pb.GoalReport | None = None
     _model: WorkingModel | None = None
 
     @property
@@ -101,11 +112,13 @@ class Pipeline:
         samples = self._samples()
         self._prepare(model, samples)
         self._baseline(model, samples)
+        if self.spec.plan.HasField("goal"):
+            model = self._guide(model)
         for step in self.spec.plan.steps.steps:
             self._step(model, step, samples)
         self._evaluate(model, samples)
         products, checks = self._export(model, samples)
-        return self._publish(fetched, products, checks)
+        return self._publish(fetched, products, checks, model)
 
     def close(self) -> None:
         """Free the model; the scratch folder belongs to the executor."""
@@ -182,8 +195,12 @@ class Pipeline:
 
     def _baseline(self, model: WorkingModel, samples: Samples) -> None:
         with self.stages.enter(pb.Stage.KIND_BASELINE, "Measuring FP32 and naive INT8") as context:
-            fp32 = measure_fp32(context.part(0.0, 0.3), model, samples)
+            fp32 = measure_fp32(context.part(0.0, 0.2), model, samples)
             self.columns[fp32.name] = fp32
+            if self.stages.calibration is not None and chooses(self.spec.plan):
+                self.stages.judge = record_judge(
+                    context.part(0.2, 0.3), model, samples, self.stages.calibration, fp32
+                )
             if not self.spec.skip_naive and self.stages.calibration is not None:
                 naive = measure_naive(
                     context.part(0.3, 1.0),
@@ -216,6 +233,8 @@ class Pipeline:
             else:
                 report.summary = findings.summary
                 report.findings.update(findings.values)
+                if findings.data:
+                    self.analyses[step.id] = findings.data
             report.seconds = monotonic() - began
             context.summary = report.summary
             if not last:
@@ -224,6 +243,29 @@ class Pipeline:
                 report.metrics.extend(column.metrics)
                 column.recorded.close()
         self.steps.append(report)
+
+    def _guide(self, model: WorkingModel) -> WorkingModel:
+        """Return the best model that the goal's budgets allow, in place of the float one."""
+        naive = self.columns.get(NAIVE)
+        with self.stages.enter(pb.Stage.KIND_GUIDE, "Trying candidates") as context:
+            self._model = None  # belongs to the guide
+            found = guide(
+                context,
+                model,
+                self.spec.plan.goal,
+                metric=self._metric(),
+                fp32=self.columns[FP32].metrics,
+                naive=Known(naive.metrics, naive.statistics) if naive else None,
+            )
+            context.summary = found.report.explanation[-1]
+        self._model, self.goal = found.model, found.report
+        self.stages.quantization = found.report.plan.quantization
+        for run in found.runs:
+            self.steps.append(run.report)
+            self.stages.warnings.extend(run.warnings)
+            if run.data:
+                self.analyses[run.report.step.id] = run.data
+        return found.model
 
     def _evaluate(self, model: WorkingModel, samples: Samples) -> None:
         title = "Measuring the optimized model"
@@ -247,6 +289,7 @@ class Pipeline:
             products, exported = write_outputs(
                 context, model, self.spec.outputs, self.scratch / "artifacts"
             )
+            products += write_analyses(self.analyses, self.scratch / "artifacts")
             optimized = self.columns[OPTIMIZED]
             optimized.onnx = exported.qdq
             self._time(context, samples)
@@ -263,21 +306,18 @@ class Pipeline:
         return products, checks
 
     def _time(self, context: StepContext, samples: Samples) -> None:
-        """Measure the latency of every column that has a file, in turns, one sample at a time."""
-        files = {name: one.onnx for name, one in self.columns.items() if one.onnx is not None}
-        fixed = batch_size(onnx.load(files["baseline"], load_external_data=False))
-        feeds = first_samples(samples, fixed or 1)
-        latencies = measure_latency(
-            files,
-            feeds,
-            threads=thread_count(),
-            budget_seconds=LATENCY_SECONDS,
-            check=context.check,
-        )
-        for name, latency in latencies.items():
-            self.columns[name].latency = latency
+        """Time every file, and say it where INT8 is slower than FP32."""
+        time_columns(self.columns, samples, budget_seconds=LATENCY_SECONDS, check=context.check)
+        if reason := why_not_faster(self.columns[FP32], self.columns[OPTIMIZED]):
+            context.warn("INT8_NOT_FASTER", reason)
 
-    def _publish(self, fetched: Fetched, products: list[Product], checks: list[pb.Check]) -> str:
+    def _publish(
+        self,
+        fetched: Fetched,
+        products: list[Product],
+        checks: list[pb.Check],
+        model: WorkingModel,
+    ) -> str:
         with self.stages.enter(pb.Stage.KIND_PUBLISH, "Uploading artifacts") as context:
             uri = self.assignment.attempt_uri
             artifacts = publish_artifacts(context, self.session, uri, products)
@@ -289,9 +329,16 @@ class Pipeline:
                 warnings=self.stages.warnings,
                 provenance=provenance(self.spec, self.stages.device, fetched.sha256),
                 metric=self._metric(),
+                goal=self.goal,
                 # columns are named after the fields of JobResult
                 **{name: column.report() for name, column in self.columns.items()},
             )
+            if self.spec.outputs.report:
+                page = render_report(
+                    self.assignment.job, self.spec, result, self.analyses, model.encodings()
+                )
+                report = write_report(page, self.scratch / "artifacts")
+                result.artifacts.extend(publish_artifacts(context, self.session, uri, [report]))
             manifest = pb.Manifest(
                 format_version=MANIFEST_FORMAT_VERSION,
                 job=self.assignment.job,

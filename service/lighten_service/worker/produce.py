@@ -1,5 +1,7 @@
 """Writes the files of a finished model."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from lighten import v1 as pb
@@ -44,6 +46,23 @@ def write_outputs(
     if not encodings.exists():
         model.export_encodings(encodings, pb.ENCODINGS_VERSION_2_0_0)
     return products, Exported(float_onnx, encodings, qdq)
+
+
+def write_analyses(analyses: Mapping[str, Mapping[str, object]], folder: Path) -> list[Product]:
+    """Write what steps found in detail, ``<step id>.json`` each."""
+    products = []
+    for step_id, data in analyses.items():
+        path = folder / f"{step_id}.json"
+        path.write_text(json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n")
+        products.append(Product(path, pb.ARTIFACT_KIND_ANALYSIS, "application/json"))
+    return products
+
+
+def write_report(page: str, folder: Path) -> Product:
+    """Write the report for a person."""
+    path = folder / "report.html"
+    path.write_text(page, encoding="utf-8")
+    return Product(path, pb.ARTIFACT_KIND_REPORT, "text/html")
 
 
 def _with_data(product: Product) -> list[Product]:

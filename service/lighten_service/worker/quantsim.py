@@ -27,11 +27,20 @@ _HARDWARE_CONFIGS: Final = {
     "htp_v85": "htp_quantsim_config_v85.json",
 }
 _PACKAGES: Final = {pb.ENGINE_TORCH: "aimet_torch", pb.ENGINE_ONNX: "aimet_onnx"}
-_BITS: Final = {pb.DATA_TYPE_INT4: 4, pb.DATA_TYPE_INT8: 8, pb.DATA_TYPE_INT16: 16}
+_BITS: Final = {
+    pb.DATA_TYPE_INT4: 4,
+    pb.DATA_TYPE_INT8: 8,
+    pb.DATA_TYPE_INT16: 16,
+    pb.DATA_TYPE_FLOAT16: 16,
+    pb.DATA_TYPE_FLOAT8_E4M3: 8,
+}
+_INTEGERS: Final = frozenset({pb.DATA_TYPE_INT4, pb.DATA_TYPE_INT8, pb.DATA_TYPE_INT16})
 _SCHEMES: Final = {
     pb.RANGE_SCHEME_UNSPECIFIED: "tf",
     pb.RANGE_SCHEME_MIN_MAX: "tf",
     pb.RANGE_SCHEME_SQNR: "tf_enhanced",
+    # Of weights; the engines average over samples themselves.
+    pb.RANGE_SCHEME_MEAN_MIN_MAX: "tf",
     pb.RANGE_SCHEME_PERCENTILE: "percentile",
 }
 # Operators with weights that AIMET can give one scale a channel.
@@ -57,6 +66,11 @@ def activation_bits(quantization: pb.QuantizationConfig) -> int:
     return _BITS[quantization.activations or pb.DATA_TYPE_INT8]
 
 
+def integer_activations(quantization: pb.QuantizationConfig) -> bool:
+    """Say whether activations stand on integer grids."""
+    return (quantization.activations or pb.DATA_TYPE_INT8) in _INTEGERS
+
+
 def scheme_name(scheme: pb.RangeScheme.ValueType) -> str:
     """Return AIMET's name of a range scheme, the same in both engines."""
     return _SCHEMES[scheme]
@@ -67,6 +81,13 @@ def percentile_value(parameters: pb.Calibrate) -> float | None:
     if parameters.scheme != pb.RANGE_SCHEME_PERCENTILE:
         return None
     return parameters.percentile if parameters.HasField("percentile") else 99.99
+
+
+def mean_reach(parameters: pb.Calibrate) -> float | None:
+    """Return `Calibrate.reach`, 0 to 1, or None for the schemes that are AIMET's."""
+    if parameters.scheme != pb.RANGE_SCHEME_MEAN_MIN_MAX:
+        return None
+    return parameters.reach if parameters.HasField("reach") else 0.2
 
 
 def config_file(
@@ -87,12 +108,12 @@ def effective_config(quantization: pb.QuantizationConfig, engine: pb.Engine.Valu
     """Return the packaged configuration with what the spec sets written over it."""
     config: Config = json.loads(_packaged(quantization.hardware_config, engine).read_text())
     if quantization.weight_granularity != pb.GRANULARITY_UNSPECIFIED:
-        _set_granularity(config, quantization.weight_granularity == pb.GRANULARITY_PER_CHANNEL)
+        _set_granularity(config, quantization.weight_granularity != pb.GRANULARITY_PER_TENSOR)
     if quantization.weight_symmetry != pb.SYMMETRY_UNSPECIFIED:
         _set_weight_symmetry(config, quantization.weight_symmetry == pb.SYMMETRY_SYMMETRIC)
     if quantization.activation_symmetry != pb.SYMMETRY_UNSPECIFIED:
         _set_activation_symmetry(config, quantization.activation_symmetry == pb.SYMMETRY_SYMMETRIC)
-    if not quantization.hardware_config:
+    if not quantization.hardware_config and integer_activations(quantization):
         _set_unit_interval(config, activation_bits(quantization))
     if config["defaults"]["ops"].get("is_symmetric") == "True":
         _mirror_constraints(config)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 
 from lighten_service.worker.formats.onnx_files import invalid
+from lighten_service.worker.graphs.save import data_file
 from lighten_service.worker.model import Batch, Outputs
 
 CPU = "CPUExecutionProvider"
@@ -38,13 +39,26 @@ _REASON_LENGTH = 300
 _ERROR_CODE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : ")
 
 
-def session_options(*, optimize: bool = True) -> onnxruntime.SessionOptions:
-    """Return options with the threads that this process may use, and a quiet log."""
+def session_options(
+    *, optimize: bool = True, write_optimized: Path | None = None
+) -> onnxruntime.SessionOptions:
+    """Return options with the threads that this process may use, and a quiet log.
+
+    Args:
+        optimize: False runs the graph as it is.
+        write_optimized: where to write the optimized graph, its weights in a file beside it.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = thread_count()
     options.log_severity_level = 4
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if write_optimized is not None:
+        options.optimized_model_filepath = str(write_optimized)
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_file_name",
+            data_file(write_optimized).name,
+        )
     return options
 
 
@@ -88,9 +102,12 @@ class GraphSession:
         source: onnx.ModelProto | Path,
         *,
         optimize: bool = True,
+        write_optimized: Path | None = None,
         providers: Sequence[object] = (CPU,),
     ) -> None:
         """Load a graph, or a file with its external data beside it.
+
+        ``write_optimized``: where to write what the optimization makes of it.
 
         Raises:
             InvalidArgument: INVALID_MODEL with the short reason.
@@ -98,7 +115,9 @@ class GraphSession:
         content = str(source) if isinstance(source, Path) else source.SerializeToString()
         try:
             self._session = onnxruntime.InferenceSession(
-                content, session_options(optimize=optimize), providers=list(providers)
+                content,
+                session_options(optimize=optimize, write_optimized=write_optimized),
+                providers=list(providers),
             )
         except RUNTIME_ERRORS as error:
             raise invalid(

@@ -9,6 +9,7 @@ from lighten import v1 as pb
 from lighten_service.jobs.errors import LightenError
 from lighten_service.worker.context import Reporter, StepContext
 from lighten_service.worker.data import Samples
+from lighten_service.worker.judge import Judge
 
 # Share of the job's time that a stage usually takes, relative to the others.
 _WEIGHTS: Mapping[pb.Stage.Kind.ValueType, float] = {
@@ -17,6 +18,7 @@ _WEIGHTS: Mapping[pb.Stage.Kind.ValueType, float] = {
     pb.Stage.KIND_PREPARE: 2,
     pb.Stage.KIND_BASELINE: 30,
     pb.Stage.KIND_STEP: 15,
+    pb.Stage.KIND_GUIDE: 200,
     pb.Stage.KIND_EVALUATE: 15,
     pb.Stage.KIND_EXPORT: 5,
     pb.Stage.KIND_VERIFY: 10,
@@ -28,7 +30,7 @@ _WEIGHTS: Mapping[pb.Stage.Kind.ValueType, float] = {
 class Stages:
     """Makes the context of each stage, in the order of the plan.
 
-    ``calibration``, ``evaluation`` and ``device`` are set once they are known.
+    ``calibration``, ``evaluation``, ``judge`` and ``device`` are set once they are known.
     """
 
     reporter: Reporter
@@ -39,6 +41,7 @@ class Stages:
     device: str = "cpu"
     calibration: Samples | None = None
     evaluation: Samples | None = None
+    judge: Judge | None = None
     warnings: list[pb.Warning] = field(default_factory=list)
     _passed: float = 0.0
 
@@ -58,6 +61,7 @@ class Stages:
             scratch=self.scratch,
             device=self.device,
             seed=self.seed,
+            judge=self.judge,
             fraction_start=start,
             fraction_end=end,
             warnings=self.warnings,

@@ -60,7 +60,7 @@ def verify(
     Raises:
         Internal: VERIFICATION_FAILED, with what did not hold.
     """
-    checks = [_check_coverage(exported)]
+    checks = [_check_coverage(exported, context.quantization)]
     if exported.qdq is not None:
         qdq = _read_qdq(exported.qdq)
         checks.append(_check_grids(qdq, exported.encodings))
@@ -77,15 +77,20 @@ def verify(
     return checks
 
 
-def _check_coverage(exported: Exported) -> pb.Check:
+def _check_coverage(exported: Exported, quantization: pb.QuantizationConfig) -> pb.Check:
+    """Check that nothing was left out, unless the plan leaves operators or activations in float."""
     names = {entry["name"] for entry in _document(exported.encodings)["encodings"]}
     graph = onnx.load(exported.float_onnx)
     missing = tensors_without_grid(graph, names)
+    asked = quantization.activations == pb.DATA_TYPE_FLOAT16 or any(
+        override.leave_float for override in quantization.overrides
+    )
+    covered = f"{len(names)} encodings cover the operands of every convolution and matrix product"
+    left = f"{len(names)} encodings; {_listed('operands in float, as the plan asks', missing)}"
     return pb.Check(
         name="encodings_cover_quantizable_tensors",
-        passed=not missing,
-        detail=_listed("without an encoding", missing)
-        or f"{len(names)} encodings cover the operands of every convolution and matrix product",
+        passed=bool(names) and (asked or not missing),
+        detail=(left if asked else _listed("without an encoding", missing)) if missing else covered,
         values={"encodings": len(names), "missing": len(missing)},
     )
 

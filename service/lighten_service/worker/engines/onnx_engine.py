@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Final, Self, TypeVar
 
 import onnx
+import onnxruntime
 from aimet_onnx.common.utils import AimetLogger
 
 from lighten import v1 as pb
 from lighten_service.jobs.errors import FailedPrecondition, LightenError
-from lighten_service.worker.engines.onnx_layers import Folded, equalize, fold_batch_norms
+from lighten_service.worker.engines import onnx_layers, onnx_rescale
 from lighten_service.worker.engines.onnx_normalise import normalise
 from lighten_service.worker.engines.onnx_providers import device_name, providers_for
+from lighten_service.worker.engines.onnx_quantized import OnnxQuantized
 from lighten_service.worker.engines.onnx_sample import deviation, open_session, sample, settle_batch
 from lighten_service.worker.engines.onnx_simulation import Simulation
 from lighten_service.worker.formats.onnx_inputs import fix_inputs
@@ -22,7 +24,8 @@ from lighten_service.worker.formats.onnx_safety import load_onnx_model
 from lighten_service.worker.graphs.save import save_single_file
 from lighten_service.worker.graphs.statistics import graph_statistics
 from lighten_service.worker.model import Batch, Encoding, ModelStatistics, Outputs, WorkingModel
-from lighten_service.worker.runtime import GraphSession, short_reason
+from lighten_service.worker.rescale import ChannelScales
+from lighten_service.worker.runtime import GraphSession, session_options, short_reason
 
 # Largest share of the output's magnitude by which an exact rewrite may move it: rounding alone.
 _TOLERANCE = 1e-3
@@ -88,10 +91,13 @@ class OnnxModel(WorkingModel):
         self._requested_device = device
         self._providers = providers_for(device)
         self._seed = seed
-        self._folded: Folded = {}
+        self._moments: onnx_layers.LayerMoments = {}
+        # Pairs of layers that were equalized, in AIMET's terms.
+        self._equalized: list[onnx_layers.EqualizedPairs] = []
         self._session: GraphSession | None = None
         self._simulation: Simulation | None = None
-        # Of the simulation, which never changes; None: not read yet.
+        self._opened: OnnxQuantized | None = None
+        # Of the simulation; None: not read since it changed.
         self._encodings: tuple[Encoding, ...] | None = None
 
     @property
@@ -121,7 +127,8 @@ class OnnxModel(WorkingModel):
             device=self._requested_device,
             seed=self._seed,
         )
-        other._folded = dict(self._folded)
+        other._moments = dict(self._moments)
+        other._equalized = list(self._equalized)
         return other
 
     def predict(self, batch: Batch) -> Outputs:
@@ -134,14 +141,27 @@ class OnnxModel(WorkingModel):
 
     def fold_batch_norms(self) -> int:
         before = self._probe()
-        folded = self._rewrite(fold_batch_norms)
+        count, moments = self._rewrite(onnx_layers.fold_batch_norms)
         self.require_same(before, "folding batch norms")
-        self._folded |= folded
-        return len(folded)
+        self._moments |= moments
+        return count
 
-    def equalize(self, *, replace_relu6: bool) -> Mapping[str, float]:
+    def replace_relu6(self) -> int:
+        return self._rewrite(onnx_layers.replace_relu6)
+
+    def equalize(self) -> int:
+        self.fold_batch_norms()
+        self._equalized = self._rewrite(lambda model: onnx_layers.scale(model, self._moments))
+        return len(onnx_layers.scaled_layers(self._equalized))
+
+    def absorb_high_biases(self) -> int:
         return self._rewrite(
-            lambda model: equalize(model, self._folded, replace_relu6=replace_relu6)
+            lambda model: onnx_layers.absorb_high_biases(model, self._equalized, self._moments)
+        )
+
+    def rescale(self, scales: Mapping[str, ChannelScales]) -> None:
+        self._moments = self._rewrite(
+            lambda model: onnx_rescale.rescale(model, scales, self._moments)
         )
 
     def calibrate(
@@ -161,6 +181,8 @@ class OnnxModel(WorkingModel):
             simulation = Simulation(
                 simulated, quantization, parameters, scratch=folder, providers=self._providers
             )
+        except LightenError:
+            raise
         except _AIMET_ERRORS as error:
             raise FailedPrecondition(
                 "QUANTIZATION_REFUSED",
@@ -170,6 +192,22 @@ class OnnxModel(WorkingModel):
         counts = simulation.calibrate(batches(), on_batch)
         self._simulation = simulation
         return counts
+
+    def quantized_model(self) -> OnnxQuantized:
+        simulation = self._calibrated()
+        if self._opened is None:
+            self._opened = OnnxQuantized(
+                self._model,
+                simulation,
+                self._moments,
+                device=self.device.split()[0],
+                open_float=self._open_piece,
+                on_change=self._forget_encodings,
+            )
+        return self._opened
+
+    def graph(self) -> onnx.ModelProto:
+        return self._model
 
     def export_float(self, path: Path) -> None:
         save_single_file(self._model, path)
@@ -204,6 +242,7 @@ class OnnxModel(WorkingModel):
 
     def close(self) -> None:
         self._session = None
+        self._opened = None
         self._simulation = None
         shutil.rmtree(self._scratch, ignore_errors=True)
 
@@ -233,6 +272,14 @@ class OnnxModel(WorkingModel):
         if self._session is None:
             self._session = open_session(self._model, self._scratch, self._providers)
         return self._session
+
+    def _open_piece(self, piece: onnx.ModelProto) -> onnxruntime.InferenceSession:
+        return onnxruntime.InferenceSession(
+            piece.SerializeToString(), session_options(), providers=list(self._providers)
+        )
+
+    def _forget_encodings(self) -> None:
+        self._encodings = None
 
     def _require_float(self) -> None:
         if self._simulation is not None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import onnx
 from onnx import inliner, numpy_helper
 
+from lighten_service.worker.engines.onnx_rewrites import rewrite
 from lighten_service.worker.graphs.clean import remove_unused
 from lighten_service.worker.graphs.shapes import tensor_types
 from lighten_service.worker.graphs.walk import constant_value, graphs
@@ -30,6 +31,7 @@ def normalise(model: onnx.ModelProto) -> onnx.ModelProto:
     _constants_to_initializers(model.graph)
     _bypass(model.graph, lambda node: node.op_type == "Identity")
     _bypass(model.graph, lambda node: node.op_type == "Dropout" and len(node.output) == 1)
+    rewrite(model.graph)
     _separate_parameters(model.graph)
     for tensor in model.graph.initializer:
         if not tensor.HasField("raw_data"):

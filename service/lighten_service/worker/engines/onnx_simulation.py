@@ -7,27 +7,36 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import aimet_onnx
+import numpy as np
 import onnx
+import onnxruntime
 from aimet_onnx import QuantizationSimModel
+from aimet_onnx.common import libpymo
 from aimet_onnx.qc_quantize_op import QcQuantizeOp
+from aimet_onnx.utils import register_aimet_custom_ops
+from numpy.typing import NDArray
 
 from lighten import v1 as pb
 from lighten_service.jobs.errors import FailedPrecondition
 from lighten_service.worker import quantsim
+from lighten_service.worker.engines.blocks import is_blockwise
+from lighten_service.worker.engines.onnx_blocks import set_blocks, weighted_layers
+from lighten_service.worker.engines.onnx_grids import QuantizerState
+from lighten_service.worker.engines.onnx_mean_ranges import MeanRanges
+from lighten_service.worker.engines.onnx_places import Decisions, Owner, Places, decide
+from lighten_service.worker.engines.onnx_types import aimet_type, is_half, is_integer
 from lighten_service.worker.graphs.clean import clean_qdq
 from lighten_service.worker.graphs.qdq import read_encodings
-from lighten_service.worker.graphs.walk import attribute, constants, consumers
 from lighten_service.worker.model import Batch, Encoding, Outputs
-from lighten_service.worker.runtime import run_portions, thread_count
+from lighten_service.worker.runtime import run_portions, session_options, thread_count
+
+Values = NDArray[np.generic]
 
 _VERSIONS = {
     pb.ENCODINGS_VERSION_0_6_1: "0.6.1",
     pb.ENCODINGS_VERSION_1_0_0: "1.0.0",
     pb.ENCODINGS_VERSION_2_0_0: "2.0.0",
 }
-_ACTIVATIONS = frozenset({"Clip", "Relu"})
-# Constant inputs that set how an operator works, and are no operands: never quantized.
-_SETTINGS = {"Clip": (1, 2), "Pad": (2,), "Pow": (1,)}
 _NAMES_SHOWN = 5
 _LARGEST_SCALE = 1e30
 
@@ -44,27 +53,102 @@ class Simulation:
         scratch: Path,
         providers: Sequence[object],
     ) -> None:
-        """Insert quantizers into ``model``, which belongs to the simulation from here on."""
+        """Insert quantizers into ``model``, which belongs to the simulation from here on.
+
+        Raises:
+            InvalidArgument: SELECTOR_MATCHES_NOTHING.
+        """
         self._names = tuple(output.name for output in model.graph.output)
         self._scratch = scratch
-        settings = _setting_constants(model.graph)
-        inner = _inner_depthwise_outputs(model.graph) if not quantization.hardware_config else {}
+        self._providers = list(providers)
+        self._quantization = quantization
+        self._scheme = quantsim.scheme_name(parameters.scheme)
+        self._percentile = quantsim.percentile_value(parameters)
+        # None: ranges are AIMET's.
+        self._reach = quantsim.mean_reach(parameters)
+        self._insert(model)
+
+    def _insert(self, model: onnx.ModelProto) -> None:
+        quantization, scratch = self._quantization, self._scratch
+        places, layers = Places(model.graph), weighted_layers(model.graph)
         self._sim = QuantizationSimModel(
             model,
-            param_type=f"int{quantsim.weight_bits(quantization)}",
-            activation_type=f"int{quantsim.activation_bits(quantization)}",
-            quant_scheme=quantsim.scheme_name(parameters.scheme),
+            param_type=aimet_type(quantization.weights),
+            activation_type=aimet_type(quantization.activations),
+            quant_scheme=self._scheme,
             config_file=str(quantsim.config_file(quantization, scratch, pb.ENGINE_ONNX)),
-            providers=list(providers),
+            providers=self._providers,
             path=str(scratch),
             session_options_kwargs={
                 "intra_op_num_threads": thread_count(),
                 "log_severity_level": 4,
             },
         )
-        self._switch_off(settings)
-        self._switch_off_inner(inner)
-        self._set_percentile(quantsim.percentile_value(parameters))
+        self._stale = False
+        self._leave_float(places.settings())
+        if _fuses(quantization):
+            self._fuse(places.inner_outputs())
+        enabled = dict.fromkeys(self._enabled())
+        self.owners: Mapping[str, Owner] = {n: places.owner(n, enabled) for n in enabled}
+        decisions = decide(quantization.overrides, places.operators, self.owners, self.weights)
+        self._apply(decisions)
+        if is_blockwise(quantization):
+            own = self.weights & set(decisions)
+            set_blocks(self._sim, layers, quantization, own)
+        self._set_percentile()
+
+    def rebuild(self, model: onnx.ModelProto) -> None:
+        """Start again from a float graph with more tensors. Types and ranges stay."""
+        states = self.states()
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        # Its session has the file open that the new one writes.
+        del self._sim
+        self._insert(copy)
+        self.load_states(states)
+
+    def distinct(self) -> dict[str, QcQuantizeOp]:
+        """Return the quantizers of operators, those that AIMET tied to one another once."""
+        first: dict[int, str] = {}
+        for name in self.owners:
+            first.setdefault(id(self.quantizers[name]), name)
+        return {name: self.quantizers[name] for name in first.values()}
+
+    def states(self) -> Mapping[str, QuantizerState]:
+        """Return types, ranges and switches of all quantizers of operators."""
+        return {name: QuantizerState.of(q) for name, q in self.distinct().items()}
+
+    def load_states(self, states: Mapping[str, QuantizerState]) -> None:
+        for name, state in states.items():
+            state.load(self.quantizers[name])
+
+    @property
+    def graph(self) -> onnx.ModelProto:
+        """The graph with AIMET's quantizers as nodes of the type ``QcQuantizeOp``."""
+        model: onnx.ModelProto = self._sim.model.model
+        return model
+
+    @property
+    def weights(self) -> frozenset[str]:
+        """Names of the quantizers of weights, which are those of the weights."""
+        return frozenset(self._sim.param_names)
+
+    @property
+    def quantizers(self) -> Mapping[str, QcQuantizeOp]:
+        """AIMET's quantizers by the tensor that they quantize. Some stand for several tensors."""
+        quantizers: Mapping[str, QcQuantizeOp] = self._sim.qc_quantize_op_dict
+        return quantizers
+
+    def changed(self) -> None:
+        """Take note that the graph has changed: weights are part of the session."""
+        self._stale = True
+
+    def open_piece(self, piece: onnx.ModelProto) -> onnxruntime.InferenceSession:
+        """Open a part of `graph`. The simulation must outlive the session."""
+        options = register_aimet_custom_ops(session_options())
+        return onnxruntime.InferenceSession(
+            piece.SerializeToString(), options, providers=self._providers
+        )
 
     def calibrate(
         self, batches: Iterable[Batch], on_batch: Callable[[int], None]
@@ -75,20 +159,15 @@ class Simulation:
             FailedPrecondition: NO_QUANTIZERS, EMPTY_CALIBRATION_DATA, UNCALIBRATED_QUANTIZERS,
                 NON_FINITE_RANGES.
         """
-        weights = set(self._sim.param_names)
-        enabled = [n for n, q in self._sim.qc_quantize_op_dict.items() if q.enabled]
+        weights, enabled = self.weights, self._enabled()
         if not any(n in weights for n in enabled) or not any(n not in weights for n in enabled):
             raise FailedPrecondition(
                 "NO_QUANTIZERS",
                 "the model has no weight or no activation that this configuration quantizes",
                 field="plan.quantization",
             )
-        done = 0
         with aimet_onnx.compute_encodings(self._sim):
-            for done, batch in enumerate(batches, 1):
-                run_portions(self._sim.session, batch, self._names)
-                on_batch(done)
-            self._require_observed(done, enabled)
+            self._observe(batches, on_batch, enabled)
         self._require_finite(enabled)
         count = sum(name in weights for name in enabled)
         return {
@@ -96,9 +175,40 @@ class Simulation:
             "activation_quantizers": float(len(enabled) - count),
         }
 
+    def calibrate_activations(
+        self, batches: Iterable[Batch], on_batch: Callable[[int], None]
+    ) -> None:
+        """Choose the ranges of activations anew; weights keep theirs.
+
+        Raises:
+            FailedPrecondition: as `calibrate`. The ranges are undefined then, as after a stop.
+        """
+        names = [name for name in self._enabled() if name not in self.weights]
+        # Changes of their types forget it.
+        self._set_percentile()
+        for name in names:
+            self.quantizers[name].reset_encoding_stats()
+            self.quantizers[name].op_mode = libpymo.TensorQuantizerOpMode.updateStats
+        try:
+            self._observe(batches, on_batch, names)
+            for name in names:
+                self.quantizers[name].compute_encodings()
+        finally:
+            for name in names:
+                self.quantizers[name].op_mode = libpymo.TensorQuantizerOpMode.quantizeDequantize
+        self._require_finite(names)
+
+    def calibrate_weight(self, name: str, weight: Values) -> None:
+        """Choose the range of a weight anew."""
+        self._set_percentile()
+        quantizer = self.quantizers[name]
+        quantizer.reset_encoding_stats()
+        quantizer.update_encoding_stats(weight)
+        quantizer.compute_encodings()
+
     def predict(self, batch: Batch) -> Outputs:
         """Run a batch through the simulated model."""
-        return run_portions(self._sim.session, batch, self._names)
+        return run_portions(self._session(), batch, self._names)
 
     def export_encodings(self, path: Path, version: pb.EncodingsVersion.ValueType) -> None:
         """Write AIMET's encodings file."""
@@ -127,34 +237,77 @@ class Simulation:
         clean_qdq(model)
         return model
 
-    def _switch_off(self, names: Iterable[str]) -> None:
-        for name in names:
-            quantizer = self._sim.qc_quantize_op_dict.get(name)
-            if quantizer is not None:
-                quantizer.enabled = False
+    def _session(self) -> onnxruntime.InferenceSession:
+        if self._stale:
+            # AIMET's public way to build its session anew.
+            self._sim.set_quantizers({})
+            self._stale = False
+        return self._sim.session
 
-    def _switch_off_inner(self, inner: Mapping[str, str]) -> None:
-        """Remove the quantizer between a depthwise Conv and the activation after it.
+    def _enabled(self) -> list[str]:
+        return [name for name, quantizer in self.quantizers.items() if quantizer.enabled]
 
-        AIMET merges the two for other convolutions; the pair is one integer kernel here too, and
-        the needless grid cost 1.7 dB on MobileNetV2.
+    def _leave_float(self, names: Iterable[str]) -> None:
+        found = [name for name in names if name in self.quantizers]
+        self._untie(found)
+        for name in found:
+            self.quantizers[name].enabled = False
+
+    def _fuse(self, inner: Mapping[str, str]) -> None:
+        """Remove the quantizer between a layer and the activation after it.
+
+        AIMET merges some such pairs and not others, such as depthwise convolutions; each is one
+        integer kernel, and the needless grid cost 1.7 dB on MobileNetV2.
         """
-        quantizers = self._sim.qc_quantize_op_dict
-        for name, following in inner.items():
-            quantizer = quantizers.get(name)
-            after = quantizers.get(following)
-            if quantizer is not None and after is not None and after.enabled:
-                if quantizer is after:
-                    # Tied: the activation needs a quantizer of its own.
-                    self._sim.set_quantizers({name: quantizer._copy()})
-                quantizers[name].enabled = False
+        enabled = set(self._enabled())
+        self._leave_float(name for name, following in inner.items() if following in enabled)
 
-    def _set_percentile(self, percentile: float | None) -> None:
-        if percentile is None:
+    def _apply(self, decisions: Decisions) -> None:
+        enabled = [name for name in self._enabled() if name in decisions]
+        for data_type in sorted({decisions[name] for name in enabled}, key=lambda d: d or 0):
+            names = [name for name in enabled if decisions[name] == data_type]
+            if data_type is None:
+                self._leave_float(names)
+                continue
+            self._untie(names)
+            for name in names:
+                self.quantizers[name].set_precision(aimet_type(data_type))
+
+    def _untie(self, names: Iterable[str]) -> None:
+        """Part tensors from others to whose quantizers AIMET tied them, not from each other."""
+        groups: dict[int, list[str]] = {}
+        for name in names:
+            groups.setdefault(id(self.quantizers[name]), []).append(name)
+        own: dict[str, QcQuantizeOp] = {}
+        for group in groups.values():
+            quantizer = self.quantizers[group[0]]
+            if sum(other is quantizer for other in self.quantizers.values()) > len(group):
+                own |= dict.fromkeys(group, quantizer._copy())
+        if own:
+            self._sim.set_quantizers(own)
+
+    def _set_percentile(self) -> None:
+        if self._percentile is None:
             return
-        for quantizer in self._sim.qc_quantize_op_dict.values():
+        for quantizer in self.quantizers.values():
             # aimet-onnx has no public setter; its default is 100.
-            quantizer._tensor_quantizer.setPercentileValue(percentile)
+            quantizer._tensor_quantizer.setPercentileValue(self._percentile)
+
+    def _observe(
+        self, batches: Iterable[Batch], on_batch: Callable[[int], None], names: Sequence[str]
+    ) -> None:
+        done = 0
+        means = None
+        if self._reach is not None:
+            activations = [self.quantizers[n] for n in names if n not in self.weights]
+            means = MeanRanges(activations, self._reach)
+        for done, batch in enumerate(batches, 1):
+            for part in means.single(batch) if means else (batch,):
+                self.predict(part)
+            on_batch(done)
+        if means:
+            means.finish()
+        self._require_observed(done, names)
 
     def _require_observed(self, batches: int, names: Iterable[str]) -> None:
         """Check that AIMET has something to choose each range by: it raises where it has not."""
@@ -162,8 +315,7 @@ class Simulation:
             raise FailedPrecondition(
                 "EMPTY_CALIBRATION_DATA", "there is no calibration sample", field="calibration.data"
             )
-        quantizers = self._sim.qc_quantize_op_dict
-        missing = [n for n in names if not quantizers[n]._tensor_quantizer.hasValidStats()]
+        missing = [n for n in names if not _observed(self.quantizers[n])]
         if missing:
             raise FailedPrecondition(
                 "UNCALIBRATED_QUANTIZERS",
@@ -172,7 +324,7 @@ class Simulation:
             )
 
     def _require_finite(self, names: Iterable[str]) -> None:
-        infinite = [n for n in names if not _finite(self._sim.qc_quantize_op_dict[n])]
+        infinite = [n for n in names if not _finite(self.quantizers[n])]
         if infinite:
             raise FailedPrecondition(
                 "NON_FINITE_RANGES",
@@ -182,7 +334,21 @@ class Simulation:
             )
 
 
+def _fuses(quantization: pb.QuantizationConfig) -> bool:
+    if quantization.HasField("fuse_activations"):
+        return quantization.fuse_activations
+    # A hardware configuration says for itself what its target fuses.
+    return not quantization.hardware_config
+
+
+def _observed(quantizer: QcQuantizeOp) -> bool:
+    # Half precision has no range to choose.
+    return is_half(quantizer) or bool(quantizer._tensor_quantizer.hasValidStats())
+
+
 def _finite(quantizer: QcQuantizeOp) -> bool:
+    if not is_integer(quantizer):
+        return True
     # AIMET turns an infinite range into a finite scale of about 1e36.
     encodings = (quantizer.get_encodings() if quantizer.is_initialized() else None) or []
     return bool(encodings) and all(0 < entry.delta < _LARGEST_SCALE for entry in encodings)
@@ -191,39 +357,3 @@ def _finite(quantizer: QcQuantizeOp) -> bool:
 def _first(names: list[str]) -> str:
     more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
     return ", ".join(names[:_NAMES_SHOWN]) + more
-
-
-def _setting_constants(graph: onnx.GraphProto) -> tuple[str, ...]:
-    """Return the constants that are settings of operators and nothing else."""
-    known = constants(graph)
-    readers = consumers(graph)
-    return tuple(
-        name
-        for name in known
-        if readers[name]
-        and all(
-            position in _SETTINGS.get(node.op_type, ())
-            for node in readers[name]
-            for position, used in enumerate(node.input)
-            if used == name
-        )
-    )
-
-
-def _inner_depthwise_outputs(graph: onnx.GraphProto) -> dict[str, str]:
-    """Return the output of each depthwise Conv that only a Relu or Clip reads, with its output."""
-    readers = consumers(graph)
-    known = constants(graph)
-    outputs = {value.name for value in graph.output}
-    found = {}
-    for node in graph.node:
-        if node.op_type != "Conv" or node.output[0] in outputs or node.input[1] not in known:
-            continue
-        # Weights of a depthwise convolution: (channels, 1, ...), one group a channel.
-        shape = known[node.input[1]].dims
-        groups = attribute(node, "group", 1)
-        after = readers[node.output[0]]
-        depthwise = groups == shape[0] and shape[1] == 1 and shape[0] > 1
-        if depthwise and len(after) == 1 and after[0].op_type in _ACTIVATIONS:
-            found[node.output[0]] = after[0].output[0]
-    return found

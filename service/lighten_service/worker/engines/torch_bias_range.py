@@ -6,41 +6,55 @@ to fit, and ONNX Runtime then cuts it off. As in ONNX Runtime's own quantizer, t
 raised until the bias fits: in a channel so small the weights lose nothing that matters.
 """
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 import torch
 from aimet_torch.nn import QuantizationMixin
 from aimet_torch.quantization.affine import AffineQuantizerBase
 from aimet_torch.quantsim import QuantizationSimModel
+from torch import nn
 
-from lighten_service.worker.engines.torch_prepare import Inputs, run
+from lighten_service.worker.engines.torch_types import with_scale
 
 # A little less than the largest 32-bit integer, for the rounding of scales to single precision.
 _LARGEST_BIAS: Final = 0.999 * 2**31
+# Give what they read, in another shape or place.
+_MOVING: Final = (
+    nn.Dropout,
+    nn.Flatten,
+    nn.Identity,
+    nn.MaxPool1d,
+    nn.MaxPool2d,
+    nn.MaxPool3d,
+    nn.Unflatten,
+)
 
 
 @torch.no_grad()
-def make_room_for_biases(sim: QuantizationSimModel, inputs: Inputs) -> int:
+def make_room_for_biases(
+    sim: QuantizationSimModel, modules: Iterable[nn.Module] | None = None
+) -> int:
     """Raise weight scales where a bias would overflow; return how many layers changed.
 
     Args:
         sim: calibrated.
-        inputs: one sample.
+        modules: layers to look at; all by default.
     """
-    needs = {
-        module: need for module in sim.qmodules() if (need := _needed_grid(module)) is not None
-    }
-    if not needs:
-        return 0
-    # Running the model tells the scale of each layer's input. Usually no layer comes near.
-    finest = min((float(scale.min()) for scale in _activation_scales(sim)), default=0.0)
-    if all(bool((need <= finest * _weight_scale(module)).all()) for module, need in needs.items()):
-        return 0
-    scales = _input_scales(sim, list(needs), inputs)
-    return sum(_raise(module, needs[module] / scale) for module, scale in scales.items())
+    looked_at = set(sim.qmodules() if modules is None else modules)
+    changed = 0
+    for node in sim.model.graph.nodes:
+        if node.op != "call_module":
+            continue
+        module = sim.model.get_submodule(node.target)
+        need = _needed_grid(module) if module in looked_at else None
+        scale = _input_scale(sim.model, node) if need is not None else None
+        if need is not None and scale is not None:
+            changed += _raise(module, need / scale)
+    return changed
 
 
-def _needed_grid(module: torch.nn.Module) -> torch.Tensor | None:
+def _needed_grid(module: nn.Module) -> torch.Tensor | None:
     """Return the finest grid for the bias, one value a channel; None where it cannot overflow."""
     bias = getattr(module, "bias", None)
     if not isinstance(module, QuantizationMixin) or bias is None:
@@ -54,50 +68,35 @@ def _needed_grid(module: torch.nn.Module) -> torch.Tensor | None:
     return need.reshape(scale.shape) if need.numel() == scale.numel() else None
 
 
-def _activation_scales(sim: QuantizationSimModel) -> list[torch.Tensor]:
-    return [
-        quantizer.get_scale()
-        for module in sim.qmodules()
-        for quantizer in (*module.input_quantizers, *module.output_quantizers)
-        if isinstance(quantizer, AffineQuantizerBase)
-    ]
+def _input_scale(model: torch.fx.GraphModule, node: torch.fx.Node) -> float | None:
+    """Return the scale of what a layer reads; None where that is on no grid.
+
+    Modules that only move data have no quantizer: the grid is that of what they move.
+    """
+    scale = _first_scale(model.get_submodule(str(node.target)).input_quantizers)
+    while scale is None and node.all_input_nodes:
+        node = node.all_input_nodes[0]
+        if node.op != "call_module":  # reshape, permute and such
+            continue
+        module: Any = model.get_submodule(str(node.target))
+        scale = _first_scale(getattr(module, "output_quantizers", ()))
+        if scale is None and not isinstance(module, _MOVING):
+            return None
+    return scale
 
 
-def _input_scales(
-    sim: QuantizationSimModel, modules: list[torch.nn.Module], inputs: Inputs
-) -> dict[torch.nn.Module, float]:
-    """Return the scale of the first input of each module that has a quantized one."""
-    found: dict[torch.nn.Module, float] = {}
-
-    def note(module: Any, arguments: tuple[object, ...], _: object) -> None:
-        quantizer = module.input_quantizers[0]
-        encoding = getattr(arguments[0], "encoding", None)
-        if quantizer is not None:
-            found[module] = float(quantizer.get_scale().max())
-        elif encoding is not None:
-            found[module] = float(encoding.scale.max())
-
-    hooks = [module.register_forward_hook(note) for module in modules]
-    try:
-        run(sim.model, inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found
+def _first_scale(quantizers: Any) -> float | None:
+    first = next(iter(quantizers), None)
+    return float(first.get_scale().max()) if isinstance(first, AffineQuantizerBase) else None
 
 
-def _raise(module: torch.nn.Module, needed: torch.Tensor) -> bool:
+def _raise(module: Any, needed: torch.Tensor) -> bool:
     quantizer = _quantizer(module)
     factor = (needed / quantizer.get_scale()).clamp(min=1.0)
     if bool((factor == 1.0).all()):
         return False
-    quantizer.set_range(quantizer.get_min() * factor, quantizer.get_max() * factor)
+    module.param_quantizers["weight"] = with_scale(quantizer, quantizer.get_scale() * factor)
     return True
-
-
-def _weight_scale(module: torch.nn.Module) -> torch.Tensor:
-    scale: torch.Tensor = _quantizer(module).get_scale()
-    return scale
 
 
 def _quantizer(module: Any) -> AffineQuantizerBase:

@@ -16,7 +16,14 @@ from aimet_torch.quantsim import QuantizationSimModel
 
 from lighten import v1 as pb
 from lighten_service.jobs.errors import FailedPrecondition, InvalidArgument
-from lighten_service.worker.engines import torch_equalize, torch_export, torch_simulation
+from lighten_service.worker.engines import (
+    torch_equalize,
+    torch_export,
+    torch_operators,
+    torch_rescale,
+    torch_simulation,
+)
+from lighten_service.worker.engines.torch_layers import layer_tensors
 from lighten_service.worker.engines.torch_prepare import (
     Inputs,
     example_inputs,
@@ -25,12 +32,14 @@ from lighten_service.worker.engines.torch_prepare import (
     run,
     torch_dtype,
 )
+from lighten_service.worker.engines.torch_quantized import Surroundings, TorchQuantizedModel
 from lighten_service.worker.formats.architecture import load_architecture_model
 from lighten_service.worker.graphs.clean import clean_qdq
 from lighten_service.worker.graphs.qdq import read_encodings
 from lighten_service.worker.graphs.save import save_single_file
 from lighten_service.worker.graphs.statistics import graph_statistics
 from lighten_service.worker.model import Batch, Encoding, ModelStatistics, Outputs, WorkingModel
+from lighten_service.worker.rescale import ChannelScales
 
 _INPUT_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
 _OUTPUT: Final = "output"
@@ -73,7 +82,7 @@ class TorchModel(WorkingModel):
 
     def __init__(
         self,
-        module: torch.nn.Module,
+        module: torch.fx.GraphModule,
         inputs: tuple[pb.InputSpec, ...],
         signature: torch_export.Signature,
         *,
@@ -87,9 +96,10 @@ class TorchModel(WorkingModel):
         self._scratch = scratch
         self._device = device
         self._seed = seed
-        self._folded: list[torch_equalize.FoldedPair] = []
-        self._sim: QuantizationSimModel | None = None
-        # The float graph of the simulation and its encodings; a simulation never changes.
+        self._moments: torch_equalize.MomentsByLayer = {}
+        self._scaled: tuple[torch_equalize.Pair, ...] = ()
+        self._opened: TorchQuantizedModel | None = None
+        # The float graph of the simulation and its encodings, until the simulation changes.
         self._exported: tuple[onnx.ModelProto, dict[str, Any]] | None = None
 
     @property
@@ -108,13 +118,12 @@ class TorchModel(WorkingModel):
 
     @property
     def quantized(self) -> bool:
-        return self._sim is not None
+        return self._opened is not None
 
     def copy(self) -> Self:
         self._check_float()
         other = copy.copy(self)
-        # Together, because the pairs hold layers of the module.
-        other._module, other._folded = copy.deepcopy((self._module, self._folded))
+        other._module = copy.deepcopy(self._module)
         return other
 
     def predict(self, batch: Batch) -> Outputs:
@@ -123,24 +132,34 @@ class TorchModel(WorkingModel):
         return dict(zip(self.output_names, arrays, strict=True))
 
     def statistics(self) -> ModelStatistics:
-        return graph_statistics(self._graph(), self.encodings() if self.quantized else ())
+        return graph_statistics(self.graph(), self.encodings() if self.quantized else ())
 
     def fold_batch_norms(self) -> int:
         self._check_float()
-        pairs = torch_equalize.fold(self._module, self._example())
-        self._folded += pairs
-        return len(pairs)
+        folded, moments = torch_equalize.fold(self._module, self._example())
+        self._moments = {**self._moments, **moments}
+        return folded
 
-    def equalize(self, *, replace_relu6: bool) -> Mapping[str, float]:
+    def replace_relu6(self) -> int:
         self._check_float()
-        replaced = torch_equalize.replace_relu6(self._module) if replace_relu6 else 0
-        folded = self.fold_batch_norms()
-        layers = torch_equalize.equalize(self._module, self._example(), self._folded)
-        return {
-            "equalized_layers": layers,
-            "folded_batch_norms": folded,
-            "replaced_relu6": replaced,
-        }
+        return torch_equalize.replace_relu6(self._module)
+
+    def equalize(self) -> int:
+        self.fold_batch_norms()
+        pairs, self._moments = torch_equalize.scale(self._module, self._example(), self._moments)
+        self._scaled = pairs
+        return len({name for pair in pairs for name in (pair.first, pair.second)})
+
+    def absorb_high_biases(self) -> int:
+        self._check_float()
+        changed, self._moments = torch_equalize.absorb_high_biases(
+            self._module, self._scaled, self._moments
+        )
+        return changed
+
+    def rescale(self, scales: Mapping[str, ChannelScales]) -> None:
+        self._check_float()
+        self._moments = torch_rescale.rescale(self._module, scales, self._moments)
 
     def calibrate(
         self,
@@ -152,17 +171,44 @@ class TorchModel(WorkingModel):
     ) -> Mapping[str, float]:
         self._check_float()
         example = self._example()
+        operators = torch_operators.operators(self._module, example, self._signature.inputs)
+        float_module = _sharing_copy(self._module)
         sim = torch_simulation.simulate(
-            self._module, example, quantization, parameters, self._scratch
+            self._module, operators, example, quantization, parameters, self._scratch
         )
         torch_simulation.calibrate(
-            sim, lambda: (self._tensors(batch) for batch in batches()), on_batch, example
+            sim, lambda: (self._tensors(batch) for batch in batches()), on_batch
         )
-        self._sim, self._module, self._folded = sim, sim.model, []
+        self._module = sim.model
+        surroundings = Surroundings(
+            float_module,
+            operators,
+            self._moments,
+            self._tensors,
+            self._tensor_names,
+            self._forget_exports,
+        )
+        self._opened = TorchQuantizedModel(sim, surroundings)
         return torch_simulation.count_quantizers(sim)
 
+    def quantized_model(self) -> TorchQuantizedModel:
+        if self._opened is None:
+            raise FailedPrecondition(
+                "NOT_QUANTIZED",
+                "the model is not quantized; add a calibrate step to the plan",
+                field="plan.steps",
+            )
+        return self._opened
+
+    def graph(self) -> onnx.ModelProto:
+        if self.quantized:
+            return self._export()[0]
+        return torch_export.float_graph(
+            self._module, self._example(), self._signature, self._scratch
+        )
+
     def export_float(self, path: Path) -> None:
-        save_single_file(self._graph(), path)
+        save_single_file(self.graph(), path)
 
     def export_encodings(self, path: Path, version: pb.EncodingsVersion.ValueType) -> None:
         if version == pb.ENCODINGS_VERSION_2_0_0:
@@ -176,7 +222,9 @@ class TorchModel(WorkingModel):
     def export_qdq(self, path: Path) -> None:
         sim = self._simulation()
         self._check_opset(sim)
-        model = torch_export.qdq_graph(sim, self._example(), self._signature, self._scratch)
+        model = torch_export.qdq_graph(
+            sim, self._example(), self._signature, self._scratch, self._export()[1]
+        )
         clean_qdq(model)
         save_single_file(model, path)
 
@@ -185,18 +233,11 @@ class TorchModel(WorkingModel):
         return read_encodings(document, {tensor.name for tensor in graph.graph.initializer})
 
     def close(self) -> None:
-        self._sim, self._exported, self._folded = None, None, []
-        self._module = torch.nn.Identity()
+        self._opened = self._exported = None
+        self._module = torch.fx.GraphModule({}, torch.fx.Graph())
         gc.collect()
         if self._device != "cpu":
             torch.cuda.empty_cache()
-
-    def _graph(self) -> onnx.ModelProto:
-        if self.quantized:
-            return self._export()[0]
-        return torch_export.float_graph(
-            self._module, self._example(), self._signature, self._scratch
-        )
 
     def _export(self) -> tuple[onnx.ModelProto, dict[str, Any]]:
         if self._exported is None:
@@ -209,14 +250,14 @@ class TorchModel(WorkingModel):
             )
         return self._exported
 
+    def _forget_exports(self) -> None:
+        self._exported = None
+
+    def _tensor_names(self) -> dict[str, tuple[str, str]]:
+        return layer_tensors(self.graph().graph)
+
     def _simulation(self) -> QuantizationSimModel:
-        if self._sim is None:
-            raise FailedPrecondition(
-                "NOT_QUANTIZED",
-                "the model is not quantized; add a calibrate step to the plan",
-                field="plan.steps",
-            )
-        return self._sim
+        return self.quantized_model().simulation
 
     def _check_opset(self, sim: QuantizationSimModel) -> None:
         if self._signature.opset >= _WIDTHS_OPSET:
@@ -244,6 +285,14 @@ class TorchModel(WorkingModel):
             torch.as_tensor(batch[spec.name], dtype=torch_dtype(spec), device=self._device)
             for spec in self._specs
         )
+
+
+def _sharing_copy(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """Return a copy with modules of its own and the same tensors."""
+    tensors: dict[int, Any] = {
+        id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())
+    }
+    return copy.deepcopy(module, tensors)
 
 
 def _set_up_device(device: str) -> None:

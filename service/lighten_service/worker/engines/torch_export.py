@@ -6,7 +6,7 @@ that the float graph, the QDQ graph and the encodings agree on names.
 
 import json
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +21,14 @@ from onnx import version_converter
 
 from lighten import v1 as pb
 from lighten_service.worker.engines.torch_prepare import Inputs
+from lighten_service.worker.graphs.biases import bias_encodings, quantize_biases
 from lighten_service.worker.graphs.walk import consumers
 
 # The newest opset that the tracing exporter writes; newer ones are converted to.
 _EXPORTER_OPSET: Final = 20
+# ONNX Runtime has integer kernels for signed activations on ARM alone: elsewhere a residual Add of
+# signed operands, and each convolution around it, is computed in float.
+_ACTIVATIONS: Final = "unsigned"
 _VERSIONS: Final = {
     pb.ENCODINGS_VERSION_0_6_1: "0.6.1",
     pb.ENCODINGS_VERSION_1_0_0: "1.0.0",
@@ -85,21 +89,34 @@ def simulated_graph(
             str(path),
             encoding_version=_VERSIONS[version],
             export_int32_bias=False,
-            force_activation_as="signed",
+            force_activation_as=_ACTIVATIONS,
             **signature.options(opset),
         )
         model = onnx.load(path)
         document: dict[str, Any] = json.loads(path.with_suffix(".encodings").read_text())
-    return _finish(model, signature, keep=encoded_tensors(document)), document
+    model = _finish(model, signature, keep=encoded_tensors(document))
+    if version == pb.ENCODINGS_VERSION_2_0_0:
+        document["encodings"] += bias_encodings(model.graph, document)
+    return model, document
 
 
 def qdq_graph(
-    sim: QuantizationSimModel, inputs: Inputs, signature: Signature, scratch: Path
+    sim: QuantizationSimModel,
+    inputs: Inputs,
+    signature: Signature,
+    scratch: Path,
+    document: Mapping[str, Any],
 ) -> onnx.ModelProto:
-    """Return the graph with quantize and dequantize nodes, and weights as integers.
+    """Return the graph with quantize and dequantize nodes, weights and biases as integers.
 
-    Biases stay float: AIMET's int32 ones have scales of their own, which ONNX Runtime's fused
-    kernels ignore.
+    The biases are ours: AIMET's have scales of their own, which integer kernels ignore.
+
+    Args:
+        sim: calibrated.
+        inputs: one sample.
+        signature: names and opset.
+        scratch: folder for temporary files.
+        document: encodings of version 2.0.0, from `simulated_graph`.
     """
     with _folder(scratch) as folder:
         path = folder / "model.onnx"
@@ -109,12 +126,13 @@ def qdq_graph(
             str(path),
             prequantize_constants=True,
             export_int32_bias=False,
-            force_activation_as="signed",
+            force_activation_as=_ACTIVATIONS,
             **signature.options(signature.opset),
         )
         # Reads what AIMET left in files beside it, too.
         model = onnx.load(path)
     tidy(model)
+    quantize_biases(model, document["encodings"])
     return model
 
 

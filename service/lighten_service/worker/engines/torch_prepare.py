@@ -54,8 +54,10 @@ def torch_dtype(spec: pb.InputSpec) -> torch.dtype:
     return _DTYPES[spec.dtype]
 
 
-def prepare(module: torch.nn.Module, inputs: Inputs) -> torch.nn.Module:
+def prepare(module: torch.nn.Module, inputs: Inputs) -> torch.fx.GraphModule:
     """Return an equivalent module in which every operation is a module used once.
+
+    No module writes to its input.
 
     Args:
         module: in eval mode, on the CPU; left as it is.
@@ -68,8 +70,9 @@ def prepare(module: torch.nn.Module, inputs: Inputs) -> torch.nn.Module:
     # prepare_model shares submodules with what it is given.
     module = copy.deepcopy(module)
     _split_fused_batch_norms(module)
+    _stop_writing_to_inputs(module)
     try:
-        prepared: torch.nn.Module = prepare_model(module).eval()
+        prepared: torch.fx.GraphModule = prepare_model(module).eval()
         actual = flatten_outputs(run(prepared, inputs))
     except _FORWARD_ERRORS as error:
         raise _unsupported(f"AIMET cannot prepare it: {error}") from error
@@ -112,6 +115,12 @@ def _forward(module: torch.nn.Module, inputs: Inputs) -> list[torch.Tensor]:
     if not all(bool(torch.isfinite(output).all()) for output in outputs):
         raise _unsupported("it returns NaN or infinity on random inputs")
     return outputs
+
+
+def _stop_writing_to_inputs(module: torch.nn.Module) -> None:
+    for part in module.modules():
+        if hasattr(part, "inplace"):
+            setattr(part, "inplace", False)  # noqa: B010
 
 
 def _split_fused_batch_norms(module: torch.nn.Module) -> None:

@@ -1,11 +1,13 @@
 """Quantization simulation with aimet-torch: inserting quantizers and choosing their ranges."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from types import MethodType
 from typing import Any, Final
 
 import torch
+from aimet_torch.nn import QuantizationMixin
 from aimet_torch.quantization.affine import AffineQuantizerBase
 from aimet_torch.quantization.base import QuantizerBase
 from aimet_torch.quantsim import QuantizationSimModel
@@ -13,21 +15,27 @@ from aimet_torch.quantsim import QuantizationSimModel
 from lighten import v1 as pb
 from lighten_service.jobs.errors import FailedPrecondition
 from lighten_service.worker import quantsim
+from lighten_service.worker.engines.blocks import is_blockwise
 from lighten_service.worker.engines.torch_bias_range import make_room_for_biases
+from lighten_service.worker.engines.torch_blocks import set_blocks
+from lighten_service.worker.engines.torch_mean_ranges import average_activations
+from lighten_service.worker.engines.torch_operators import TRANSPOSED, Operator
+from lighten_service.worker.engines.torch_overrides import apply_overrides, of_their_own
+from lighten_service.worker.engines.torch_places import fuse_activations
 from lighten_service.worker.engines.torch_prepare import Inputs
 from lighten_service.worker.engines.torch_range_search import single_search
 from lighten_service.worker.engines.torch_reach import drop_unreached, reached_quantizers
+from lighten_service.worker.engines.torch_types import set_half_activations
 
 # What AIMET raises on graphs that it cannot follow and modules that it has no quantized form of.
 _BUILD_ERRORS: Final = (AssertionError, KeyError, NotImplementedError, RuntimeError, TypeError)
-_ACTIVATIONS: Final = (torch.nn.ReLU, torch.nn.ReLU6, torch.nn.Hardtanh)
-_DEPTHWISE: Final = (torch.nn.Conv1d, torch.nn.Conv2d)
 _LARGEST_SCALE: Final = 1e30
 _LISTED: Final = 10
 
 
 def simulate(
     module: torch.nn.Module,
+    operators: Sequence[Operator],
     inputs: Inputs,
     quantization: pb.QuantizationConfig,
     parameters: pb.Calibrate,
@@ -37,6 +45,8 @@ def simulate(
 
     Raises:
         FailedPrecondition: UNSUPPORTED_MODEL.
+        InvalidArgument: SELECTOR_MATCHES_NOTHING, UNKNOWN_HARDWARE_CONFIG or
+            BLOCKWISE_NOT_APPLICABLE.
     """
     config = quantsim.config_file(quantization, scratch, pb.ENGINE_TORCH)
     try:
@@ -52,51 +62,56 @@ def simulate(
     except _BUILD_ERRORS as error:
         raise FailedPrecondition(
             "UNSUPPORTED_MODEL",
-            f"aimet-torch cannot quantize this model: {error}",
+            # AIMET adds pages of advice for programmers.
+            f"aimet-torch cannot quantize this model: {str(error).partition(chr(10))[0]}",
             field="model.architecture",
         ) from error
     percentile = quantsim.percentile_value(parameters)
     if percentile is not None:
         sim.set_percentile_value(percentile)
-    if not quantization.hardware_config:
-        remove_double_quantizers(sim)
+    reach = quantsim.mean_reach(parameters)
+    if reach is not None:
+        average_activations(sim, reach)
+    _accept_grouped_transposed(sim)
+    if _fuses(quantization):
+        fuse_activations(sim.model, operators)
+    if not quantsim.integer_activations(quantization):
+        set_half_activations(sim)
+    apply_overrides(sim.model, operators, quantization.overrides)
+    if is_blockwise(quantization):
+        set_blocks(sim, operators, quantization, of_their_own(operators, quantization.overrides))
     return sim
 
 
-def remove_double_quantizers(sim: QuantizationSimModel) -> int:
-    """Leave one quantizer on each depthwise convolution with a ReLU or ReLU6; return how many went.
+def _fuses(quantization: pb.QuantizationConfig) -> bool:
+    if quantization.HasField("fuse_activations"):
+        return quantization.fuse_activations
+    return not quantization.hardware_config
 
-    AIMET joins Conv + ReLU to one place of quantization except for depthwise convolutions, which
-    get a second one before the activation. That costs accuracy, and keeps runtimes from fusing
-    the two. Hardware configurations are left alone: they say what the hardware does.
+
+def _accept_grouped_transposed(sim: QuantizationSimModel) -> None:
+    """Keep AIMET's check for overflowing biases off layers that it fails on.
+
+    It expects a scale for each bias, and the groups of a transposed convolution share theirs.
     """
-    removed = 0
-    for op in sim.connected_graph.ordered_ops:
-        conv: Any = op.get_module()
-        followers = op.output_ops
-        if not _is_depthwise(conv) or len(followers) != 1 or len(op.outputs) != 1:
-            continue
-        activation: Any = followers[0].get_module()
-        if _is_activation(activation) and activation.output_quantizers[0] is not None:
-            removed += conv.output_quantizers[0] is not None
-            conv.output_quantizers[0] = None
-    return removed
+    for module in sim.qmodules():
+        if isinstance(module, TRANSPOSED) and module.groups > 1:
+            checked: Any = module
+            checked.compute_encodings = MethodType(QuantizationMixin.compute_encodings, module)
 
 
 def calibrate(
     sim: QuantizationSimModel,
     batches: Callable[[], Iterable[Inputs]],
     on_batch: Callable[[int], None],
-    example: Inputs,
 ) -> None:
-    """Choose all ranges in one pass over the batches.
+    """Choose all ranges that are not frozen in one pass over the batches.
 
     Args:
         sim: from `simulate`.
         batches: begins a pass over the calibration data.
         on_batch: called with the number of batches done, and with 0 at each weight whose range
             takes long to choose; may raise to stop.
-        example: one sample.
 
     Raises:
         FailedPrecondition: EMPTY_CALIBRATION_DATA, NO_QUANTIZERS, UNCALIBRATED_QUANTIZERS or
@@ -123,7 +138,7 @@ def calibrate(
     drop_unreached(sim, reached)
     _check_counts(sim)
     _check_ranges(sim)
-    make_room_for_biases(sim, example)
+    make_room_for_biases(sim)
 
 
 def count_quantizers(sim: QuantizationSimModel) -> Mapping[str, float]:
@@ -168,17 +183,11 @@ def _check_ranges(sim: QuantizationSimModel) -> None:
         )
 
 
-def _finite(quantizer: AffineQuantizerBase) -> bool:
+def _finite(quantizer: QuantizerBase) -> bool:
     # AIMET turns an infinite range into a finite scale of about 1e36.
+    if not isinstance(quantizer, AffineQuantizerBase):
+        return True
     return bool((quantizer.get_scale() < _LARGEST_SCALE).all())
-
-
-def _is_depthwise(module: object) -> bool:
-    return isinstance(module, _DEPTHWISE) and 1 < module.groups == module.in_channels
-
-
-def _is_activation(module: object) -> bool:
-    return isinstance(module, _ACTIVATIONS)
 
 
 def _first(names: list[str]) -> str:

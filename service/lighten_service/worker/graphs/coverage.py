@@ -64,17 +64,18 @@ def tensors_without_grid(model: onnx.ModelProto, quantized: Set[str]) -> tuple[s
         for node in model.graph.node
         if node.op_type in _HEAVY
         for name in node.input[:2]
-        if not quantized & set(path := _path(name, producer, _MOVED)) and path[-1] not in integers
+        if not quantized & set(path := moved_from(name, producer, _MOVED))
+        and path[-1] not in integers
     }
     return tuple(missing)
 
 
 def origin(name: str, producer: Mapping[str, onnx.NodeProto]) -> str:
     """Return the tensor that was only moved to become ``name``."""
-    return _path(name, producer)[-1]
+    return moved_from(name, producer)[-1]
 
 
-def _path(
+def moved_from(
     name: str, producer: Mapping[str, onnx.NodeProto], moving: Collection[str] = GRID_PRESERVING
 ) -> list[str]:
     """Return a tensor and what it was made from by moving alone, nearest first."""

@@ -1,0 +1,1 @@
+"""Algorithms on quantized models, the same for both engines."""

@@ -1,0 +1,238 @@
+"""A calibrated aimet-torch simulation, opened for algorithms.
+
+Parameters and quantizers are replaced and never written to, so that a snapshot is a list of them,
+and the float module, which shares the parameters, stays as it was.
+"""
+
+import copy
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from aimet_torch.quantization.base import QuantizerBase
+from aimet_torch.quantization.float import FloatQuantizeDequantize
+from aimet_torch.quantsim import QuantizationSimModel
+from numpy.typing import NDArray
+
+from lighten_service.worker.engines import torch_simulation
+from lighten_service.worker.engines.torch_bias_range import make_room_for_biases
+from lighten_service.worker.engines.torch_layers import torch_layers
+from lighten_service.worker.engines.torch_operators import LAYERS, Operator
+from lighten_service.worker.engines.torch_places import Place, places
+from lighten_service.worker.engines.torch_prepare import Inputs
+from lighten_service.worker.engines.torch_probe import Prober
+from lighten_service.worker.engines.torch_types import grid, with_bits, with_range_of, with_scale
+from lighten_service.worker.engines.torch_walk import walk
+from lighten_service.worker.model import Batch
+from lighten_service.worker.quantized import (
+    Check,
+    Layer,
+    Moments,
+    Probe,
+    QuantizedModel,
+    Quantizer,
+    Visit,
+    WeightGrid,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    quantizers: tuple[tuple[Place, QuantizerBase | None], ...]
+    parameters: tuple[tuple[Any, torch.nn.Parameter, torch.nn.Parameter | None], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a simulation needs from the working model that it belongs to."""
+
+    float_module: torch.fx.GraphModule
+    operators: tuple[Operator, ...]
+    moments: Mapping[str, Moments]
+    tensors: Callable[[Batch], Inputs]
+    # Names of the tensors of the exported graph: of the weight and of the output, by layer.
+    tensor_names: Callable[[], Mapping[str, tuple[str, str]]]
+    # To be called after each change.
+    changed: Callable[[], None]
+
+
+class TorchQuantizedModel(QuantizedModel):
+    """The simulation of a `TorchModel`."""
+
+    def __init__(self, sim: QuantizationSimModel, surroundings: Surroundings) -> None:
+        self._sim = sim
+        self._around = surroundings
+        self._places = places(sim.model, surroundings.operators)
+        self._layers: tuple[Layer, ...] | None = None
+
+    @property
+    def simulation(self) -> QuantizationSimModel:
+        return self._sim
+
+    def layers(self) -> tuple[Layer, ...]:
+        if self._layers is None:
+            self._layers = torch_layers(
+                self._around.float_module, self._around.operators, self._around.tensor_names()
+            )
+        return self._layers
+
+    def quantizers(self) -> tuple[Quantizer, ...]:
+        return tuple(
+            Quantizer(
+                name=place.name,
+                layer=place.layer,
+                op=place.op,
+                is_weight=place.is_weight,
+                bits=_bits(place.quantizer),
+                is_float=isinstance(place.quantizer, FloatQuantizeDequantize),
+            )
+            for place in self._first_places()
+        )
+
+    def weight(self, layer: Layer) -> torch.Tensor:
+        weight: torch.Tensor = self._module(layer).weight.detach()
+        return weight
+
+    def set_weight(self, layer: Layer, weight: torch.Tensor) -> None:
+        module = self._module(layer)
+        module.weight = _parameter(weight, module.weight)
+        self._around.changed()
+
+    def bias(self, layer: Layer) -> torch.Tensor | None:
+        bias: torch.Tensor | None = self._module(layer).bias
+        return None if bias is None else bias.detach()
+
+    def set_bias(self, layer: Layer, bias: torch.Tensor) -> None:
+        module = self._module(layer)
+        if "bias" not in module.param_quantizers:
+            # What AIMET's forward pass and export look up for each parameter.
+            module.param_quantizers["bias"] = None
+            module._param_pre_quantizers["bias"] = None
+        module.bias = _parameter(bias, module.weight)
+        make_room_for_biases(self._sim, [module])
+        self._around.changed()
+
+    def weight_grid(self, layer: Layer) -> WeightGrid | None:
+        return grid(self._module(layer).param_quantizers["weight"])
+
+    def set_weight_scale(self, layer: Layer, scale: torch.Tensor) -> None:
+        quantizers = self._module(layer).param_quantizers
+        quantizers["weight"] = with_scale(quantizers["weight"], scale)
+        self._around.changed()
+
+    def moments(self) -> Mapping[str, Moments]:
+        return self._around.moments
+
+    @contextmanager
+    def only(self, names: Collection[str]) -> Iterator[None]:
+        off = [place for place in self._places if place.quantizer is not None]
+        on = {id(place.quantizer) for place in off if place.name in names}
+        kept = [(place, place.quantizer) for place in off if id(place.quantizer) not in on]
+        self._put((place, None) for place, _ in kept)
+        try:
+            yield
+        finally:
+            self._put(kept)
+
+    def probe(
+        self, batches: Iterable[Batch], groups: Sequence[Collection[str]], *, check: Check
+    ) -> Generator[Probe, None, None]:
+        modules = {
+            place.name: [other.module for other in self._places if other.quantizer is quantizer]
+            for place in self._first_places()
+            if (quantizer := place.quantizer) is not None
+        }
+        prober = Prober(self._sim.model, modules, self.only)
+        for batch in batches:
+            inputs = self._around.tensors(batch)
+            expected = _arrays(prober.run(inputs))
+            for group, outputs in prober.probe(inputs, groups, check):
+                yield Probe(group, _arrays(outputs), expected)
+
+    def calibrate_activations(
+        self, batches: Callable[[], Iterable[Batch]], *, on_batch: Callable[[int], None]
+    ) -> None:
+        stand = [place for place in self._places if place.quantizer is not None]
+        renewed = copy.deepcopy([place.quantizer for place in stand])
+        self._put(zip(stand, renewed, strict=True))
+        for place in stand:
+            if place.is_weight and place.quantizer is not None:
+                place.quantizer.allow_overwrite(False)
+        torch_simulation.calibrate(
+            self._sim,
+            lambda: (self._around.tensors(batch) for batch in batches()),
+            on_batch,
+        )
+        self._around.changed()
+
+    def set_types(self, names: Collection[str], bits: int) -> None:
+        for place in self._first_places():
+            if place.name not in names or place.quantizer is None:
+                continue
+            changed: QuantizerBase = with_bits(place.quantizer, bits)
+            if place.is_weight:
+                changed = with_range_of(changed, getattr(place.module, str(place.key)))
+            self._replace(place.quantizer, changed)
+        self._around.changed()
+
+    def snapshot(self) -> object:
+        modules: list[Any] = [
+            module for module in self._sim.qmodules() if isinstance(module, LAYERS)
+        ]
+        return _Snapshot(
+            tuple((place, place.quantizer) for place in self._places),
+            tuple((module, module.weight, module.bias) for module in modules),
+        )
+
+    def restore(self, snapshot: object) -> None:
+        kept = cast(_Snapshot, snapshot)
+        for module, weight, bias in kept.parameters:
+            module.weight, module.bias = weight, bias
+        self._put(kept.quantizers)
+
+    def walk(
+        self, batches: Iterable[Batch], *, quantize_activations: bool, check: Check
+    ) -> Iterator[Visit]:
+        return walk(
+            self._around.float_module,
+            self._sim.model,
+            {layer.name: layer for layer in self.layers()},
+            (self._around.tensors(batch) for batch in batches),
+            quantize_activations=quantize_activations,
+            check=check,
+        )
+
+    def _module(self, layer: Layer) -> Any:
+        return self._sim.model.get_submodule(layer.name)
+
+    def _first_places(self) -> Iterator[Place]:
+        """Yield the places that are switched on, one for each quantizer: some share theirs."""
+        seen = set[int]()
+        for place in self._places:
+            if place.quantizer is not None and id(place.quantizer) not in seen:
+                seen.add(id(place.quantizer))
+                yield place
+
+    def _put(self, quantizers: Iterable[tuple[Place, QuantizerBase | None]]) -> None:
+        for place, quantizer in quantizers:
+            place.put(quantizer)
+        self._around.changed()
+
+    def _replace(self, old: QuantizerBase, new: QuantizerBase) -> None:
+        self._put([(place, new) for place in self._places if place.quantizer is old])
+
+
+def _arrays(outputs: Sequence[torch.Tensor]) -> list[NDArray[np.float32]]:
+    return [output.float().cpu().numpy() for output in outputs]
+
+
+def _bits(quantizer: Any) -> int:
+    return int(quantizer.bitwidth)
+
+
+def _parameter(values: torch.Tensor, like: torch.Tensor) -> torch.nn.Parameter:
+    """Return a parameter with a copy of the values, on the device of another one."""
+    return torch.nn.Parameter(values.detach().to(like, copy=True), requires_grad=like.requires_grad)
