@@ -8,8 +8,9 @@
             print(event)
         print(client.result(job.name).optimized)
 
-``lighten.aio.Client`` is the same for asyncio. Everything here is imported when it is first used,
-so that ``import lighten`` costs next to nothing.
+``lighten.aio.Client`` is the same for asyncio. ``lighten.torch`` takes a module of your own; it
+needs the extra ``torch``. Everything here is imported when it is first used, so that
+``import lighten`` costs next to nothing.
 """
 
 from importlib import import_module
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import lighten.aio as aio
+    import lighten.torch as torch  # noqa: F401  an extra, so not in __all__
     from lighten import errors, spec, v1
     from lighten._version import client_version
     from lighten.client import Client
@@ -40,6 +42,8 @@ __all__ = [
 ]
 
 _MODULES = ("aio", "errors", "spec", "v1")
+# Needs an extra, so `import *` and dir() leave it alone.
+_OPTIONAL = ("torch",)
 _HOMES = {
     "Client": "lighten.client",
     "JobCancelled": "lighten.errors",
@@ -51,7 +55,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
+    if name in _MODULES or name in _OPTIONAL:
         return import_module(f"lighten.{name}")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)

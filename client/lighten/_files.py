@@ -1,5 +1,6 @@
 """Uploads and downloads as both clients make them; blocking, so asyncio runs them in a thread."""
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,6 +46,29 @@ def download_all(
     return [
         _download(job, artifact, directory, make_url, on_progress, check) for artifact in artifacts
     ]
+
+
+def read_report(
+    job: str,
+    artifacts: Sequence[pb.Artifact],
+    make_url: MakeDownloadUrl,
+    check: Check | None = None,
+) -> str:
+    """Return the HTML report among a job's artifacts.
+
+    Raises:
+        NotFound: REPORT_NOT_FOUND.
+        TransferError: it cannot be read, or has another digest.
+    """
+    found = next((item for item in artifacts if item.kind == pb.ARTIFACT_KIND_REPORT), None)
+    if found is None:
+        raise errors.NotFound(
+            f"{job} has no report: it has not succeeded, or its spec says outputs.report: false",
+            reason="REPORT_NOT_FOUND",
+        )
+    with tempfile.TemporaryDirectory(prefix="lighten-") as folder:
+        path = _download(job, found, Path(folder), make_url, None, check)
+        return path.read_text(encoding="utf-8")
 
 
 def upload(

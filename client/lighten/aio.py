@@ -187,6 +187,12 @@ class Client:
             )
         )
 
+    async def report(self, name: str) -> str:
+        """Return the HTML report of a job that succeeded; it opens offline."""
+        job, artifacts = self._name(name), await self.artifacts(name)
+        make_url = self._from_thread(self._download_url)
+        return await _in_thread(lambda check: _files.read_report(job, artifacts, make_url, check))
+
     async def upload(
         self, path: str | os.PathLike[str], *, on_progress: FileProgress | None = None
     ) -> Uploaded:

@@ -259,6 +259,15 @@ class Client:
             self._name(name), self.artifacts(name), Path(directory), self._download_url, on_progress
         )
 
+    def report(self, name: str) -> str:
+        """Return the HTML report of a job that succeeded; it opens offline.
+
+        Raises:
+            NotFound: REPORT_NOT_FOUND, the job has none.
+            TransferError: the report cannot be read, or has another digest.
+        """
+        return _files.read_report(self._name(name), self.artifacts(name), self._download_url)
+
     def upload(
         self, path: str | os.PathLike[str], *, on_progress: FileProgress | None = None
     ) -> Uploaded:

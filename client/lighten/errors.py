@@ -117,6 +117,10 @@ class TransferError(LightenError):
     """A file could not be read, written or moved, or does not have the digest it should have."""
 
 
+class ExportFailed(LightenError):
+    """A module cannot be written as ONNX that computes the same; nothing was uploaded."""
+
+
 class JobFailed(LightenError):
     """A job ended without a result; ``error`` says why, ``job`` is its last state."""
 

@@ -2,7 +2,7 @@
 
 import typer
 
-from lighten.cli import files, jobs, run, server, submit
+from lighten.cli import files, jobs, report, run, server, submit
 from lighten.cli.errors import EXIT_CODES, LightenGroup
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command("list")(jobs.list_jobs)
 app.command()(jobs.wait)
 app.command()(jobs.cancel)
 app.command()(jobs.delete)
+app.command()(report.report)
 app.command()(files.artifacts)
 app.command()(files.download)
 app.command()(files.upload)

@@ -14,7 +14,9 @@ def advice(job: pb.Job) -> str:
             "the model is close to FP32; run the QDQ model in ONNX Runtime, or take the float "
             "ONNX with the encodings to Qualcomm's tools."
         )
-    return f"the model is not close to FP32 yet; try {_untried(job.resolved_spec.plan)}."
+    plan = job.resolved_spec.plan
+    untried = _after_goal(job) if plan.HasField("goal") else _untried(plan)
+    return f"the model is not close to FP32 yet; try {untried}."
 
 
 def _is_close(report: pb.ModelReport) -> bool:
@@ -23,6 +25,18 @@ def _is_close(report: pb.ModelReport) -> bool:
         values.get(pb.METRIC_AGREEMENT, 0.0) >= _GOOD_AGREEMENT
         or values.get(pb.METRIC_SQNR, 0.0) >= _GOOD_SQNR_DB
     )
+
+
+def _after_goal(job: pb.Job) -> str:
+    goal = job.resolved_spec.plan.goal
+    match job.result.goal.stop_reason:
+        case pb.STOP_REASON_TIME_BUDGET:
+            return "a longer `time_budget`"
+        case pb.STOP_REASON_TRIAL_BUDGET:
+            return f"a `max_trials` above {goal.max_trials}"
+    if goal.max_bops_ratio <= 1:
+        return "`max_bops_ratio: 1.5`, which lets the most sensitive layers be wider"
+    return _wider(job.resolved_spec.plan.quantization)
 
 
 def _untried(plan: pb.Plan) -> str:
@@ -34,6 +48,12 @@ def _untried(plan: pb.Plan) -> str:
         return "a step `cross_layer_equalization: {}` after folding batch norms"
     if techniques["calibrate"].calibrate.scheme != pb.RANGE_SCHEME_SQNR:
         return "`calibrate: {scheme: sqnr}`, which is less moved by outliers"
+    if "bias_correction" not in techniques:
+        return "a step `bias_correction: {}` after calibrating, or a `goal` in place of `steps`"
+    return _wider(config)
+
+
+def _wider(config: pb.QuantizationConfig) -> str:
     if config.activations != pb.DATA_TYPE_INT16:
         return "`activations: int16`, or more calibration samples"
     return "more calibration samples that look like the real inputs"

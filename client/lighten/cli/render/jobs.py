@@ -97,9 +97,16 @@ def _techniques(answer: pb.GetCapabilitiesResponse) -> Table:
         engines = (pb.Engine.Name(engine).removeprefix("ENGINE_") for engine in item.info.engines)
         parameters = (_parameter(parameter) for parameter in item.parameters)
         table.add_row(
-            item.name, ", ".join(engines).lower(), item.info.summary, "\n".join(parameters)
+            item.name, ", ".join(engines).lower(), _purpose(item.info), "\n".join(parameters)
         )
     return table
+
+
+def _purpose(info: pb.TechniqueInfo) -> Text:
+    """Return what a technique is for, and what it needs."""
+    needs = [_word(pb.Need.Name(need), "NEED_") for need in info.needs]
+    suffix = f" (needs {', '.join(needs)})" if needs else ""
+    return Text.assemble(info.summary, (suffix, "dim"))
 
 
 def _parameter(item: pb.Parameter) -> str:
@@ -112,16 +119,23 @@ def _parameter(item: pb.Parameter) -> str:
 
 def _types(answer: pb.GetCapabilitiesResponse) -> Table:
     table = Table(title="Types", title_justify="left", header_style="bold")
-    for column in ("engine", "weights", "activations", "QDQ ONNX"):
+    for column in ("engine", "weights", "activations", "scales of weights", "QDQ ONNX"):
         table.add_column(column)
     for item in answer.type_support:
         table.add_row(
             pb.Engine.Name(item.engine).removeprefix("ENGINE_").lower(),
             pb.DataType.Name(item.weights).removeprefix("DATA_TYPE_"),
             pb.DataType.Name(item.activations).removeprefix("DATA_TYPE_"),
+            ", ".join(
+                _word(pb.Granularity.Name(one), "GRANULARITY_") for one in item.granularities
+            ),
             "yes" if item.qdq_onnx else "no",
         )
     return table
+
+
+def _word(name: str, prefix: str) -> str:
+    return name.removeprefix(prefix).replace("_", " ").lower()
 
 
 def _fraction(job: pb.Job) -> float:

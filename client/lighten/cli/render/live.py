@@ -9,6 +9,7 @@ from rich.text import Text
 
 from lighten import v1 as pb
 from lighten.cli.render import text
+from lighten.cli.render.goal import trials_table
 from lighten.cli.render.progress import JobProgress, StageProgress, StageStatus
 
 _MARKS = {
@@ -18,6 +19,7 @@ _MARKS = {
 }
 _BAR_WIDTH = 16
 _SHOWN_WARNINGS = 3
+_SHOWN_TRIALS = 8
 
 
 class LiveView:
@@ -58,6 +60,8 @@ def render_progress(
     metrics = _metrics(progress)
     if metrics is not None:
         parts.append(metrics)
+    if progress.trials:
+        parts.append(_trials(progress))
     shown = progress.warnings[-_SHOWN_WARNINGS:]
     parts.extend(Text.assemble(("warning: ", "yellow"), warning) for warning in shown)
     hidden = len(progress.warnings) - _SHOWN_WARNINGS
@@ -114,7 +118,8 @@ def _detail(stage: StageProgress) -> Text:
         case StageStatus.DONE:
             words, style = stage.summary, "dim"
         case StageStatus.RUNNING:
-            words, style = amount_done(stage) or stage.title, ""
+            words = ": ".join(part for part in (stage.trial, amount_done(stage)) if part)
+            words, style = words or stage.title, ""
         case _:
             words, style = "", ""
     return Text(words, style=style, no_wrap=True, overflow="ellipsis")
@@ -129,6 +134,17 @@ def amount_done(stage: StageProgress) -> str:
     else:
         done, total, unit = str(stage.done), str(stage.total), f" {stage.unit}"
     return f"{done} of {total}{unit}" if stage.total else f"{done}{unit}"
+
+
+def _trials(progress: JobProgress) -> RenderableType:
+    """Return the newest trials, and the best whenever it was."""
+    best = [trial for trial in progress.trials if trial.name == progress.best_trial]
+    newest = progress.trials[-_SHOWN_TRIALS:]
+    table = trials_table(
+        [*(item for item in best if item not in newest), *newest], progress.best_trial
+    )
+    hidden = len(progress.trials) - table.row_count
+    return Group(table, Text(f"and {hidden} trials before", style="dim")) if hidden else table
 
 
 def _metrics(progress: JobProgress) -> Table | None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from lighten import v1 as pb
 from lighten.cli.render import text
+from lighten.cli.render.goal import trial_line
 from lighten.cli.render.live import amount_done
 from lighten.cli.render.progress import JobProgress
 
@@ -53,27 +54,31 @@ class PlainView:
                 done = f"done in {text.seconds(event.stage_finished.seconds)}"
                 return _joined(stage, done, event.stage_finished.summary)
             case "progress":
-                return self._progress_line(stage, event.progress)
+                return self._progress_line(_joined(stage, event.trial), event)
             case "metric" if event.metric.value.metric in text.KEY_METRICS:
                 value = event.metric.value
                 column = text.column_name(event.metric.column)
                 name = f"{column} {text.metric_name(value.metric)}"
                 return f"{name}: {text.metric_value(value)} (n = {value.samples})"
+            case "trial_finished":
+                return _joined("trial", trial_line(event.trial_finished))
             case "warning":
                 return _joined("warning", event.warning.message)
             case "log" if event.log.level >= pb.LOG_LEVEL_WARNING:
                 return _joined("log", event.log.message)
         return ""
 
-    def _progress_line(self, stage: str, progress: pb.Progress) -> str:
+    def _progress_line(self, name: str, event: pb.JobEvent) -> str:
+        progress = event.progress
         share = progress.done / progress.total if progress.total else 0.0
-        if share < self._told.get(stage, 0.0) + _SHARE:
+        if share < self._told.get(name, 0.0) + _SHARE:
             return ""
-        self._told[stage] = share
+        self._told[name] = share
         eta = ""
         if progress.HasField("eta_seconds"):
             eta = f"{text.seconds(progress.eta_seconds)} left"
-        return _joined(stage, amount_done(self._progress.stages[stage]), eta)
+        stage = self._progress.stages[text.stage_name(event.stage)]
+        return _joined(name, amount_done(stage), eta)
 
 
 def _joined(*parts: str) -> str:

@@ -39,6 +39,8 @@ class StageProgress:
     unit: str = ""
     seconds: float = 0.0
     summary: str = ""
+    # Candidate for the goal that is under way.
+    trial: str = ""
 
 
 @dataclass(slots=True)
@@ -55,6 +57,9 @@ class JobProgress:
     # Newest value by column ("baseline", "naive", "optimized" or a step's id) and metric.
     metrics: dict[tuple[str, pb.Metric.ValueType], pb.MetricValue] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    # Candidates for the goal that were measured, and the name of the best.
+    trials: list[pb.TrialReport] = field(default_factory=list)
+    best_trial: str = ""
 
     def plan(self, job: pb.Job) -> None:
         """Take the stages to come from a job in the FULL view."""
@@ -75,12 +80,18 @@ class JobProgress:
             case "stage_finished":
                 self._finish(self._stage(event.stage), event.stage_finished)
             case "progress":
-                self._progress(self._stage(event.stage), event.progress)
+                stage = self._stage(event.stage)
+                stage.trial = event.trial
+                self._progress(stage, event.progress)
             case "metric":
                 key = (event.metric.column, event.metric.value.metric)
                 self.metrics[key] = event.metric.value
             case "warning":
                 self.warnings.append(event.warning.message)
+            case "trial_finished":
+                self.trials.append(event.trial_finished.trial)
+                if event.trial_finished.best:
+                    self.best_trial = event.trial_finished.trial.name
 
     def _plan_stages(self, job: pb.Job) -> None:
         spec = job.resolved_spec
@@ -89,6 +100,8 @@ class JobProgress:
         stages += [
             pb.Stage(kind=pb.Stage.KIND_STEP, step_id=step.id) for step in spec.plan.steps.steps
         ]
+        if spec.plan.HasField("goal"):
+            stages.append(pb.Stage(kind=pb.Stage.KIND_GUIDE))
         stages += [pb.Stage(kind=kind) for kind in _AFTER_STEPS if kind not in skipped]
         for stage in stages:
             self._stage(stage)
@@ -98,6 +111,8 @@ class JobProgress:
         if self.attempt:
             self.fraction, self.eta_seconds = 0.0, None
             self.metrics.clear()
+            self.trials.clear()
+            self.best_trial = ""
             for name in self.stages:
                 self.stages[name] = StageProgress(name)
         self.attempt = attempt

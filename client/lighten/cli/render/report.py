@@ -11,6 +11,7 @@ from rich.text import Text
 from lighten import v1 as pb
 from lighten.cli.render import text
 from lighten.cli.render.advice import advice
+from lighten.cli.render.goal import goal_view
 
 Report = pb.ModelReport
 # A cell from the baseline's report and the column's own.
@@ -24,6 +25,8 @@ def render_result(job: pb.Job, files: Mapping[str, Path] | None = None) -> Rende
         files: where each artifact lies on this machine, by its name; without it URIs are shown.
     """
     parts: list[RenderableType] = [comparison(job)]
+    if job.result.HasField("goal"):
+        parts.append(goal_view(job))
     if job.result.warnings:
         parts.append(_warnings(job))
     if job.result.checks:
@@ -94,6 +97,7 @@ def _rows(reports: list[Report]) -> list[tuple[str, Cell]]:
         ("MACs", lambda _, report: _count(report.macs)),
         ("bit operations", lambda _, report: _count(report.bops)),
         ("latency (median)", _latency_cell),
+        ("integer operators", _operators_cell),
     ]
 
 
@@ -131,6 +135,12 @@ def _latency_cell(baseline: Report, report: Report) -> str:
         return text.latency(median)
     ratio = text.ratio(baseline.latency.median_seconds, median, "faster", "slower")
     return _with_ratio(text.latency(median), ratio)
+
+
+def _operators_cell(_: Report, report: Report) -> str:
+    if not report.operators.integer_heavy and not report.operators.conversions:
+        return ""
+    return f"{report.operators.integer_heavy} of {report.operators.heavy} heavy"
 
 
 def _notes(result: pb.JobResult) -> str:

@@ -26,6 +26,7 @@ _ARTIFACTS: dict[pb.ArtifactKind.ValueType, str] = {
     pb.ARTIFACT_KIND_FLOAT_ONNX: "float ONNX, for the encodings",
     pb.ARTIFACT_KIND_QDQ_ONNX: "QDQ ONNX, for ONNX Runtime",
     pb.ARTIFACT_KIND_ANALYSIS: "findings",
+    pb.ARTIFACT_KIND_REPORT: "report, opens in a browser",
 }
 _SHARES = frozenset({pb.METRIC_TOP1, pb.METRIC_TOP5, pb.METRIC_AGREEMENT})
 
@@ -40,7 +41,9 @@ def state_style(state: pb.JobState.ValueType) -> str:
 
 def stage_name(stage: pb.Stage) -> str:
     """Return ``fetch``, ``load``..., and for a step its id."""
-    return stage.step_id or pb.Stage.Kind.Name(stage.kind).removeprefix("KIND_").lower()
+    if stage.kind == pb.Stage.KIND_STEP and stage.step_id:
+        return stage.step_id
+    return pb.Stage.Kind.Name(stage.kind).removeprefix("KIND_").lower()
 
 
 def metric_name(metric: pb.Metric.ValueType) -> str:
