@@ -7,7 +7,16 @@ import argparse
 import subprocess
 import sys
 
-NAMES = ("pipeline", "warm_start", "control_plane", "store")
+NAMES = (
+    "pipeline",
+    "rounding",
+    "sensitivity",
+    "fashion",
+    "peers",
+    "warm_start",
+    "control_plane",
+    "store",
+)
 
 
 def run(name: str) -> bool:

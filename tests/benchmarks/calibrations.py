@@ -53,7 +53,7 @@ class Batches(Samples):
 
     @property
     def count(self) -> int:
-        return sum(len(batch["input"]) for batch in self.inputs)
+        return sum(len(next(iter(batch.values()))) for batch in self.inputs)
 
     @property
     def labelled(self) -> bool:
@@ -65,7 +65,7 @@ class Batches(Samples):
 
 
 @dataclass
-class _Outbox:
+class Outbox:
     """What the reporter tells, without a server."""
 
     backlog: int = 0
@@ -98,7 +98,7 @@ class Setting:
 
 def torch_sides(setting: Setting) -> tuple[Callable[[], Calibration], Callable[[], Calibration]]:
     """Return what prepares a calibration by hand, and by the pipeline, with aimet-torch."""
-    module, wrap = _float_module(setting)
+    module, wrap = float_module(setting)
     example = example_inputs((_input(setting.side),), seed=_SEED)
     config = setting.config(pb.ENGINE_TORCH)
 
@@ -133,7 +133,7 @@ def torch_sides(setting: Setting) -> tuple[Callable[[], Calibration], Callable[[
 def onnx_sides(setting: Setting) -> tuple[Callable[[], Calibration], Callable[[], Calibration]]:
     """Return what prepares a calibration by hand, and by the pipeline, with aimet-onnx."""
     exported, file = setting.scratch / "exported.onnx", setting.scratch / "float.onnx"
-    module, wrap = _float_module(setting)
+    module, wrap = float_module(setting)
     wrap(module).export_float(exported)
     spec = pb.JobSpec(model=pb.ModelSource(format=pb.MODEL_FORMAT_ONNX))
     opened = open_onnx_model(spec, exported, scratch=setting.scratch, device="cpu", seed=_SEED)
@@ -171,7 +171,7 @@ def onnx_sides(setting: Setting) -> tuple[Callable[[], Calibration], Callable[[]
 def _by_pipeline(setting: Setting, model: WorkingModel) -> Calibration:
     context = StepContext(
         stage=pb.Stage(kind=pb.Stage.KIND_STEP, step_id="calibrate"),
-        reporter=EventReporter(_Outbox()),  # type: ignore[arg-type]
+        reporter=EventReporter(Outbox()),  # type: ignore[arg-type]
         quantization=_QUANTIZATION,
         calibration=setting.samples,
         evaluation=None,
@@ -186,7 +186,7 @@ def _by_pipeline(setting: Setting, model: WorkingModel) -> Calibration:
     )
 
 
-def _float_module(
+def float_module(
     setting: Setting,
 ) -> tuple[torch.nn.Module, Callable[[torch.nn.Module], TorchModel]]:
     """Return a prepared module with folded batch norms, and what makes a working model of it."""

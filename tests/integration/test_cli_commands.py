@@ -12,7 +12,15 @@ from typer.testing import CliRunner
 
 from lighten import v1 as pb
 from lighten.cli.main import app
-from tests.support.sample_job import FILES, SPEC, events, finished_job, state
+from tests.support.sample_job import (
+    FILES,
+    REPORT,
+    SPEC,
+    events,
+    finished_job,
+    report_artifact,
+    state,
+)
 from tests.support.scripted_service import JOB, ScriptedService
 
 ID = JOB.rpartition("/")[2]
@@ -156,6 +164,44 @@ def test_artifacts_download_and_upload(service, tmp_path) -> None:
     uploaded = json.loads(lighten("upload", paths[0], "-o", "json").stdout)
     assert uploaded["uri"] == "s3://bucket/uploads/u1/model.qdq.onnx"
     assert uploaded["sha256"] == listed[0]["sha256"]
+
+
+def with_report(service: ScriptedService) -> None:
+    done(service)
+    service.store.files["report.html"] = REPORT
+    service.jobs[JOB].result.artifacts.append(report_artifact())
+
+
+def test_report_is_saved_and_opened_in_the_browser(service, tmp_path, monkeypatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda url: not opened.append(url))
+    with_report(service)
+    path = tmp_path / "new" / "mine.html"
+
+    assert lighten("report", ID, "--to", path).stdout == f"{path}\n"
+    assert path.read_bytes() == REPORT
+    assert opened == [path.as_uri()]
+
+    answer = json.loads(lighten("report", ID, "--no-open", "-o", "json").stdout)
+    assert Path(answer["path"]).read_bytes() == REPORT
+    assert not answer["opened"]
+    assert len(opened) == 1
+
+
+def test_report_without_a_browser_says_where_it_lies(service, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("webbrowser.open", lambda url: False)
+    with_report(service)
+    result = lighten("report", ID, "--to", tmp_path / "mine.html")
+    assert result.stdout == f"{tmp_path / 'mine.html'}\n"
+    assert "No browser was found" in result.stderr
+
+
+def test_report_that_is_not_there_or_cannot_be_saved(service, tmp_path) -> None:
+    done(service)
+    assert "outputs.report: false" in lighten("report", ID, code=3).stderr
+    with_report(service)
+    result = lighten("report", ID, "--no-open", "--to", tmp_path, code=5)
+    assert f"cannot write {tmp_path}" in result.stderr
 
 
 def test_capabilities_and_version(service) -> None:

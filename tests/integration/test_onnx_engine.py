@@ -178,9 +178,8 @@ def test_equalization_scales_and_keeps_the_function(open_model: Opener) -> None:
     model = open_model(zoo.relu_net(batch_norm=False))
     batch = zoo.images(4, size=12)
     before, weights = model.predict(batch), _weights(model)
-    found = model.equalize(replace_relu6=False)
 
-    assert found == {"equalized_layers": 3, "folded_batch_norms": 0, "replaced_relu6": 0}
+    assert model.equalize() == 3
     assert worst_sqnr(before, model.predict(batch)) > 100
     assert any(not np.array_equal(weights[name], new) for name, new in _weights(model).items())
 
@@ -189,29 +188,55 @@ def test_equalization_is_the_same_after_a_step_that_folds(open_model: Opener) ->
     at_once = open_model(zoo.relu_net())
     in_steps = at_once.copy()
     batch = zoo.images(4, size=12)
-    at_once.equalize(replace_relu6=False)
+    at_once.equalize()
     in_steps.fold_batch_norms()
     in_steps = in_steps.copy()
-    in_steps.equalize(replace_relu6=False)
+    in_steps.equalize()
 
     np.testing.assert_array_equal(at_once.predict(batch)["third"], in_steps.predict(batch)["third"])
     in_steps.close()
 
 
-def test_relu6_stays_unless_asked(open_model: Opener) -> None:
+def test_relu6_stays_unless_replaced(open_model: Opener) -> None:
     kept = open_model(zoo.mobile_net())
     replaced = kept.copy()
     # Beyond 6 for some activations, so that the two functions differ.
     batch = {"image": zoo.images(4)["image"] * 20}
     before = kept.predict(batch)
-    kept_counts = kept.equalize(replace_relu6=False)
-    replaced_counts = replaced.equalize(replace_relu6=True)
+    kept.equalize()
+    count = replaced.replace_relu6()
 
-    assert kept_counts["replaced_relu6"] == 0
     assert worst_sqnr(before, kept.predict(batch)) > 100
-    assert replaced_counts["replaced_relu6"] == 2
-    assert replaced_counts["equalized_layers"] == 3
+    assert count == 2
+    assert replaced.equalize() == 3
+    assert replaced.replace_relu6() == 0
     assert worst_sqnr(before, replaced.predict(batch)) < 40
+
+
+def test_the_clip_of_a_hard_swish_stays(open_model: Opener) -> None:
+    model = open_model(zoo.hard_swish())
+
+    assert model.replace_relu6() == 0
+    assert "Clip" in {node.op_type for node in model.graph().graph.node}
+
+
+def test_absorption_moves_what_a_relu_never_cuts(open_model: Opener) -> None:
+    model = open_model(zoo.high_bias_net())
+    batch = zoo.images(4, size=12)
+    assert model.absorb_high_biases() == 0
+    model.equalize()
+    before, old = model.predict(batch), _weights(model)
+    copy = model.copy()
+
+    assert model.absorb_high_biases() == copy.absorb_high_biases() == 2
+    new = _weights(model)
+    assert worst_sqnr(before, model.predict(batch)) > 30
+    bias = next(name for name, values in old.items() if "bias" in name and values.shape == (8,))
+    # Nagel et al. 2019: beta - 3 gamma = 5 - 0.6, before the channels were scaled.
+    np.testing.assert_allclose(new[bias] / old[bias], 0.6 / 5, rtol=1e-4)
+    # Nothing is left to move.
+    assert model.absorb_high_biases() == 0
+    copy.close()
 
 
 def test_copies_are_independent(open_model: Opener) -> None:
@@ -360,20 +385,7 @@ def test_an_upload_with_external_data(tmp_path: Path) -> None:
 
 
 def test_branches_stay_as_they_are(open_model: Opener, tmp_path: Path) -> None:
-    b = zoo.Builder(17)
-    x = b.conv("image", "c", (3, 4))
-    branches = {
-        name: onnx.helper.make_graph(
-            [onnx.helper.make_node(operator, [x], [f"{name}.out"])], name, [],
-            [zoo.tensor(f"{name}.out", ["N", 4, 16, 16])],
-        )
-        for name, operator in (("then_branch", "Relu"), ("else_branch", "Neg"))
-    }  # fmt: skip
-    chosen = b.add("If", [b.constant("yes", np.array(True))], "chosen", **branches)
-    b.conv(chosen, "y", (4, 4))
-    model = open_model(
-        b.model([zoo.tensor("image", ["N", 3, 16, 16])], [zoo.tensor("y", ["N", 4, 16, 16])])
-    )
+    model = open_model(zoo.branches())
     batch = zoo.images(4)
     reference = model.predict(batch)
     calibrate(model, batch)
@@ -458,7 +470,9 @@ model = open_onnx_model(
     pb.JobSpec(), folder / "upload.onnx", scratch=folder, device="cpu", seed=0
 )
 model.fold_batch_norms()
-model.equalize(replace_relu6=True)
+model.replace_relu6()
+model.equalize()
+model.absorb_high_biases()
 model.calibrate(
     pb.QuantizationConfig(), pb.Calibrate(), lambda: [zoo.images(8)], on_batch=lambda done: None
 )

@@ -12,7 +12,15 @@ import lighten
 from lighten import errors
 from lighten import v1 as pb
 from lighten.spec import load_spec
-from tests.support.sample_job import FILES, SPEC, events, finished_job, state
+from tests.support.sample_job import (
+    FILES,
+    REPORT,
+    SPEC,
+    events,
+    finished_job,
+    report_artifact,
+    state,
+)
 from tests.support.scripted_service import JOB, Script, ScriptedService
 
 
@@ -325,6 +333,21 @@ async def test_aio_client_does_what_the_sync_one_does(service, aio_client, tmp_p
     await aio_client.delete(JOB)
     with pytest.raises(errors.NotFound):
         await aio_client.get(JOB)
+
+
+async def test_both_clients_read_the_report(service, client, aio_client) -> None:
+    done(service)
+    with pytest.raises(errors.NotFound) as caught:
+        client.report(JOB)
+    assert caught.value.reason == "REPORT_NOT_FOUND"
+
+    service.jobs[JOB].result.artifacts.append(report_artifact())
+    service.store.files["report.html"] = REPORT
+    assert await asyncio.to_thread(client.report, JOB) == REPORT.decode()
+    assert await aio_client.report(JOB) == REPORT.decode()
+    service.store.files["report.html"] = REPORT.swapcase()
+    with pytest.raises(errors.TransferError):
+        await aio_client.report(JOB)
 
 
 async def test_aio_wait_can_be_cancelled(service, aio_client) -> None:

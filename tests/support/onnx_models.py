@@ -35,6 +35,11 @@ class Builder:
         weight = self.weight(f"{name}.weight", channels[1], channels[0], 3, 3)
         return self.add("Conv", [data, weight], name, pads=[1, 1, 1, 1], **attributes)
 
+    def conv_same(self, data: str, name: str, channels: int) -> str:
+        """3x3 with stride 2 and the padding that SAME_UPPER means, without a bias."""
+        weight = self.weight(f"{name}.weight", channels, 3, 3, 3)
+        return self.add("Conv", [data, weight], name, auto_pad="SAME_UPPER", strides=[2, 2])
+
     def batch_norm(self, data: str, name: str, channels: int) -> str:
         variance = np.abs(self._rng.standard_normal(channels)) + 0.5
         parameters = [
@@ -90,6 +95,73 @@ def relu_net(*, batch_norm: bool = True) -> onnx.ModelProto:
     x = b.add("Relu", [b.conv(x, "second", (8, 8))], "second_act")
     b.conv(x, "third", (8, 4))
     return b.model([tensor("image", ["N", 3, 12, 12])], [tensor("third", ["N", 4, 12, 12])])
+
+
+def layer_kinds(*, batch: int | str = "N") -> onnx.ModelProto:
+    """Each kind of layer, with and without a bias, 3x13x13 to two outputs."""
+    b = Builder(17, seed=7)
+    x = b.conv_same("image", "same", 6)
+    x = b.add("Relu", [x], "same_act")
+    weight, bias = b.weight("up.weight", 6, 4, 3, 3), b.weight("up.bias", 8)
+    window = {"strides": [2, 2], "pads": [1, 0, 1, 1], "output_padding": [1, 0], "group": 2}
+    x = b.add("Relu", [b.add("ConvTranspose", [x, weight, bias], "up", **window)], "up_act")
+    x = b.relu6(b.conv(x, "depthwise", (1, 8), group=8), "depthwise_act")
+    x = b.add("Flatten", [b.add("GlobalAveragePool", [x], "pool")], "flat")
+    x = b.add("MatMul", [x, b.weight("bare.weight", 8, 12)], "bare")
+    x = b.add("MatMul", [x, b.weight("added.weight", 12, 10)], "added.product")
+    x = b.add("Relu", [b.add("Add", [b.weight("added.bias", 10), x], "added")], "added_act")
+    b.add("Gemm", [x, b.weight("head.weight", 10, 5), b.weight("head.bias", 5)], "logits")
+    outputs = [tensor("logits", [batch, 5]), tensor("up_act", [batch, 8, None, None])]
+    return b.model([tensor("image", [batch, 3, 13, 13])], outputs)
+
+
+def branches() -> onnx.ModelProto:
+    """Two convolutions with an If between them whose branches read the first from outside."""
+    b = Builder(17)
+    x = b.conv("image", "first", (3, 4))
+    found = {
+        name: helper.make_graph(
+            [helper.make_node(operator, [x], [f"{name}.out"])],
+            name,
+            [],
+            [tensor(f"{name}.out", ["N", 4, 16, 16])],
+        )
+        for name, operator in (("then_branch", "Relu"), ("else_branch", "Neg"))
+    }
+    chosen = b.add("If", [b.constant("yes", np.array(True))], "chosen", **found)
+    b.conv(chosen, "last", (4, 4))
+    return b.model([tensor("image", ["N", 3, 16, 16])], [tensor("last", ["N", 4, 16, 16])])
+
+
+def high_bias_net() -> onnx.ModelProto:
+    """Conv, batch norm with outputs far above zero, ReLU, pointwise Conv."""
+    b = Builder(17, seed=11)
+    x = b.conv("image", "first", (3, 8))
+    statistics = {"gamma": 0.2, "beta": 5.0, "mean": 0.0, "var": 4.0}
+    names = [b.constant(f"bn.{n}", np.full(8, v, np.float32)) for n, v in statistics.items()]
+    x = b.add("Relu", [b.add("BatchNormalization", [x, *names], "bn")], "act")
+    b.add("Conv", [x, b.weight("last.weight", 4, 8, 1, 1), b.weight("last.bias", 4)], "last")
+    return b.model([tensor("image", ["N", 3, 12, 12])], [tensor("last", ["N", 4, 12, 12])])
+
+
+def hard_swish() -> onnx.ModelProto:
+    """A convolution and a hard swish written out, which has a Clip from 0 to 6."""
+    b = Builder(17, seed=13)
+    b.conv("image", "first", (3, 4))
+    x = b.relu6(b.add("Add", ["first", b.constant("three", np.float32(3))], "shifted"), "gate")
+    x = b.add("Div", [x, b.constant("six", np.float32(6))], "share")
+    b.add("Mul", ["first", x], "swish")
+    return b.model([tensor("image", ["N", 3, 8, 8])], [tensor("swish", ["N", 4, 8, 8])])
+
+
+def shared_weight() -> onnx.ModelProto:
+    """One weight in two convolutions in a row, then a third."""
+    b = Builder(17, seed=9)
+    weight = b.weight("shared.weight", 3, 3, 3, 3)
+    x = b.add("Relu", [b.add("Conv", ["image", weight], "once", pads=[1, 1, 1, 1])], "once_act")
+    x = b.add("Relu", [b.add("Conv", [x, weight], "again", pads=[1, 1, 1, 1])], "again_act")
+    b.conv(x, "last", (3, 4))
+    return b.model([tensor("image", ["N", 3, 12, 12])], [tensor("last", ["N", 4, 12, 12])])
 
 
 def attention(opset: int = 17) -> onnx.ModelProto:

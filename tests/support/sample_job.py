@@ -18,6 +18,8 @@ display_name: MobileNetV2
 """
 FILES = {"model.qdq.onnx": b"qdq" * 50_000, "encodings/model.json": b"{}"}
 
+REPORT = "<!doctype html><p>12.5 dB ± 0.1</p>\n".encode()
+
 
 def finished_job() -> pb.Job:
     spec = load_spec(SPEC)
@@ -31,6 +33,37 @@ def finished_job() -> pb.Job:
         resolved_spec=spec,
         result=result(),
     )
+
+
+def guided_job() -> pb.Job:
+    """Return a job with a goal that a candidate met."""
+    job = finished_job()
+    for spec in (job.spec, job.resolved_spec):
+        spec.plan.goal.CopyFrom(pb.Goal(max_drop=0.01, max_trials=24, max_bops_ratio=1))
+    job.techniques[:] = ["goal"]
+    job.result.metric = pb.METRIC_TOP1
+    job.result.goal.CopyFrom(
+        pb.GoalReport(
+            met=True,
+            winner="sqnr-ranges",
+            trials=trials(),
+            explanation=["Activations alone cost 5.1 dB, weights alone 0.4 dB."],
+            stop_reason=pb.STOP_REASON_GOAL_MET,
+        )
+    )
+    return job
+
+
+def trials() -> list[pb.TrialReport]:
+    naive = [metric(pb.METRIC_TOP1, 0.5, 0.1), metric(pb.METRIC_SQNR, 7.5)]
+    better = [metric(pb.METRIC_TOP1, 0.85, 0.08), metric(pb.METRIC_SQNR, 12.5)]
+    return [
+        pb.TrialReport(name="naive", metrics=naive, bops=19_250_000_000, seconds=4),
+        pb.TrialReport(name="cle", failure="no two convolutions follow each other", seconds=0.2),
+        pb.TrialReport(
+            name="sqnr-ranges", metrics=better, bops=19_250_000_000, seconds=75, met=True
+        ),
+    ]
 
 
 def result() -> pb.JobResult:
@@ -51,6 +84,15 @@ def result() -> pb.JobResult:
             )
             for name, content in FILES.items()
         ],
+    )
+
+
+def report_artifact() -> pb.Artifact:
+    return pb.Artifact(
+        name="report.html",
+        kind=pb.ARTIFACT_KIND_REPORT,
+        sha256=hashlib.sha256(REPORT).hexdigest(),
+        bytes=len(REPORT),
     )
 
 

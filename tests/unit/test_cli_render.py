@@ -96,6 +96,8 @@ def test_advice_goes_through_what_the_plan_left_out() -> None:
     plan.steps.steps.add().cross_layer_equalization.SetInParent()
     assert "sqnr" in advice(job)
     plan.steps.steps[1].calibrate.scheme = pb.RANGE_SCHEME_SQNR
+    assert "bias_correction" in advice(job)
+    plan.steps.steps.add().bias_correction.SetInParent()
     assert "int16" in advice(job)
     job.result.optimized.metrics[2].value = 0.99
     assert "close to FP32; run" in advice(job)
@@ -191,13 +193,27 @@ def test_jobs_and_capabilities_as_tables() -> None:
         bounds=pb.Bounds(default_value="MIN_MAX"),
     )
     answer = pb.GetCapabilitiesResponse(
-        techniques=[pb.TechniqueCapability(name="calibrate", parameters=[parameter])],
-        type_support=[pb.TypeSupport(engine=pb.ENGINE_ONNX, weights=pb.DATA_TYPE_INT8)],
+        techniques=[
+            pb.TechniqueCapability(
+                name="calibrate",
+                info=pb.TechniqueInfo(needs=[pb.NEED_BATCH_NORMS]),
+                parameters=[parameter],
+            )
+        ],
+        type_support=[
+            pb.TypeSupport(
+                engine=pb.ENGINE_ONNX,
+                weights=pb.DATA_TYPE_INT8,
+                granularities=[pb.GRANULARITY_PER_CHANNEL],
+            )
+        ],
         dataset_formats=[pb.DATASET_FORMAT_NPZ],
         workers=[pb.WorkerInventory(devices=["cpu"], versions={"torch": "2.15"})],
     )
     picture = drawn(capabilities(answer))
     assert "scheme: MIN_MAX | SQNR (default MIN_MAX)" in picture
+    assert "(needs batch norms)" in picture
+    assert "per channel" in picture
     assert "dataset formats: NPZ" in picture
     assert "worker: torch 2.15" in picture
 

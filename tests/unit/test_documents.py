@@ -8,8 +8,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 from pydantic import BaseModel
 
 from lighten.spec import load_spec
+from lighten_service.jobs.support import TECHNIQUES
 from lighten_service.settings import Settings, load
 from lighten_service.telemetry.metrics import Metrics
+from tools.technique_tables import DOCUMENT, render
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,11 +49,11 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
 
-def test_the_spec_in_the_readme_can_be_read() -> None:
-    (text,) = blocks("yaml")
-    spec = load_spec(text)
-    steps = [step.WhichOneof("technique") for step in spec.plan.steps.steps]
+def test_the_specs_in_the_readme_can_be_read() -> None:
+    with_steps, with_goal = map(load_spec, blocks("yaml"))
+    steps = [step.WhichOneof("technique") for step in with_steps.plan.steps.steps]
     assert steps == ["fold_batch_norms", "cross_layer_equalization", "calibrate"]
+    assert with_goal.plan.goal.max_drop == 0.01
 
 
 def test_the_configuration_in_the_readme_can_be_loaded(tmp_path: Path) -> None:
@@ -66,7 +68,15 @@ def test_the_python_in_the_readme_compiles() -> None:
         compile(text, f"README.md, Python block {number}", "exec")
 
 
+def test_every_technique_is_documented_with_its_parameters() -> None:
+    text = DOCUMENT.read_text()
+    assert render(text) == text, "run `make techniques`"
+    for technique in TECHNIQUES.values():
+        assert f"## {technique.name}\n" in text
+        assert f"<!-- table: {technique.message.name} -->" in text
+
+
 def test_links_between_documents_lead_somewhere() -> None:
-    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\((?!http)([^)#]+)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name}: {target}"

@@ -9,8 +9,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from lighten_service.worker.graphs import save
+from lighten_service.worker.graphs.biases import bias_encodings, quantize_biases
 from lighten_service.worker.graphs.clean import clean_qdq
 from lighten_service.worker.graphs.coverage import quantizable_tensors, tensors_without_grid
+from lighten_service.worker.graphs.operators import operator_counts
 from lighten_service.worker.graphs.qdq import grid_differences, read_encodings, read_grids
 from lighten_service.worker.graphs.save import load_with_external, save_single_file
 from lighten_service.worker.graphs.statistics import graph_statistics
@@ -254,3 +256,95 @@ class TestClean:
         operators = [node.op_type for node in model.graph.node]
         assert operators == ["QuantizeLinear", "DequantizeLinear", "Relu"]
         np.testing.assert_array_equal(run(model, feed)[0], before)
+
+    @pytest.mark.parametrize("op", ["Relu", "Clip"])
+    @pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+    @pytest.mark.parametrize(("scale", "shift"), [(6 / 255, 0), (5.9 / 255, 0), (6 / 255, 1)])
+    def test_activations_go_exactly_where_no_output_changes(
+        self, op: str, dtype: type[np.integer], scale: float, shift: int
+    ) -> None:
+        b = zoo.Builder(17)
+        b.constant("s", np.float32(scale))
+        b.constant("z", np.asarray(np.iinfo(dtype).min + shift, dtype))
+        b.relu6("x", "y") if op == "Clip" else b.add("Relu", ["x"], "y")
+        b.add("DequantizeLinear", [b.add("QuantizeLinear", ["y", "s", "z"], "q"), "s", "z"], "out")
+        model = b.model([zoo.tensor("x", ["N"])], [zoo.tensor("out", ["N"])])
+        feed = {"x": np.linspace(-9, 9, 100_001, dtype=np.float32)}
+        before = run(model, feed)[0]
+        clean_qdq(model)
+
+        # A zero point beside the end of the range lets values below 0 pass.
+        assert len(model.graph.node) == (2 if shift == 0 else 3)
+        np.testing.assert_array_equal(run(model, feed)[0], before)
+
+
+class TestBiases:
+    def test_input_scale_times_weight_scale(self) -> None:
+        found = bias_encodings(zoo.mobile_net().graph, document(point=(0.5, 0.25), head=None))
+
+        # `stem` and `depthwise` have no bias; `head` has no weight on a grid.
+        assert [entry["name"] for entry in found] == ["point.bias"]
+        np.testing.assert_allclose(found[0]["y_scale"], np.full(16, 0.125), rtol=1e-6)
+        assert (found[0]["output_dtype"], found[0]["axis"]) == ("int32", 0)
+
+    def test_grids_are_found_past_what_only_moves_data(self) -> None:
+        found = bias_encodings(zoo.mobile_net().graph, document(head=(0.5, 0.1)))
+        assert [entry["name"] for entry in found] == ["head.bias"]
+
+    def test_what_32_bits_cannot_hold_stays_in_float(self) -> None:
+        assert bias_encodings(zoo.mobile_net().graph, document(point=(1e-5, 1e-5))) == []
+
+    def test_outputs_stay_within_half_a_step_of_the_bias(self) -> None:
+        b = zoo.Builder(17)
+        data, weight = np.float32(0.05), np.array([0.1, 0.2, 0.3, 0.4], np.float32)
+        b.constant("x_scale", data)
+        b.constant("x_zero_point", np.uint8(128))
+        b.constant("w_q", np.random.default_rng(0).integers(-9, 9, (3, 4)).astype(np.int8))
+        b.constant("w_scale", weight)
+        b.weight("bias", 4)
+        grid = ["x_scale", "x_zero_point"]
+        b.add("QuantizeLinear", ["x", *grid], "x_q")
+        b.add("DequantizeLinear", ["x_q", *grid], "x_qdq")
+        b.add("DequantizeLinear", ["w_q", "w_scale"], "w_qdq", axis=1)
+        b.add("Gemm", ["x_qdq", "w_qdq", "bias"], "y")
+        model = b.model([zoo.tensor("x", ["N", 3])], [zoo.tensor("y", ["N", 4])])
+        feed = {"x": np.random.default_rng(1).normal(size=(64, 3)).astype(np.float32)}
+        before = run(model, feed)[0]
+        entry = {"name": "bias", "output_dtype": "int32", "axis": 0, "y_scale": data * weight}
+
+        assert quantize_biases(model, [entry, {"name": "x", "output_dtype": "uint8"}]) == 1
+        assert read_grids(model)["bias"].bits == 32
+        assert np.abs(run(model, feed)[0] - before).max() <= (data * weight).max() * 0.501
+
+
+def document(**layers: tuple[float, float] | None) -> dict[str, object]:
+    """Encodings of `mobile_net`: scales of the input and of the weight of each layer."""
+    inputs = {"point": "depthwise_act", "head": "pool"}
+    entries = []
+    for name, scales in layers.items():
+        if scales is not None:
+            data, weight = scales
+            size = {"point": 16, "head": 5}[name]
+            entries += [
+                {"name": inputs[name], "output_dtype": "uint8", "y_scale": data},
+                {"name": f"{name}.weight", "output_dtype": "int8", "y_scale": [weight] * size},
+            ]
+    return {"encodings": entries}
+
+
+class TestOperators:
+    def test_of_a_float_graph(self, tmp_path: Path) -> None:
+        save_single_file(zoo.mobile_net(), tmp_path / "m.onnx")
+        found = operator_counts(tmp_path / "m.onnx")
+
+        assert (found.heavy, found.integer_heavy, found.conversions) == (4, 0, 0)
+        assert found.total >= 4
+        assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
+
+    def test_of_a_quantized_graph(self, tmp_path: Path) -> None:
+        model = qdq_net()
+        clean_qdq(model)
+        save_single_file(model, tmp_path / "m.onnx")
+        found = operator_counts(tmp_path / "m.onnx")
+
+        assert (found.heavy, found.integer_heavy, found.conversions, found.total) == (1, 1, 2, 3)

@@ -46,10 +46,10 @@ def test_weights_behind_identities_and_in_constants_become_initializers() -> Non
     b.add("Conv", ["image", "twice"], "c")
     shift = numpy_helper.from_array(np.arange(4, dtype=np.float32).reshape(4, 1, 1))
     b.nodes.append(helper.make_node("Constant", [], ["shift"], value=shift))
-    b.add("Add", ["c", "shift"], "y")
+    b.add("Mul", ["c", "shift"], "y")
     graph = normalised(b.model(IMAGE, [zoo.tensor("y", ["N", 4, 8, 8])])).graph
 
-    assert [node.op_type for node in graph.node] == ["Conv", "Add"]
+    assert [node.op_type for node in graph.node] == ["Conv", "Mul"]
     assert graph.node[0].input[1] == "stored"
     assert {tensor.name for tensor in graph.initializer} == {"stored", "shift"}
 

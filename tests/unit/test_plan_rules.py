@@ -83,7 +83,7 @@ BAD = [
         "RANGE_SCHEME_PERCENTILE",
     ),
     (onnx_spec, lambda spec: spec.plan.ClearField("steps"), "plan.steps", "calibrate"),
-    (onnx_spec, lambda spec: spec.ClearField("calibration"), "calibration", "chooses ranges"),
+    (onnx_spec, lambda spec: spec.ClearField("calibration"), "calibration", "fitted to data"),
     # Types and outputs.
     (onnx_spec, quantization(activations=INT4), "plan.quantization.activations", "INT8"),
     (torch_spec, merged(plan=pb.Plan(quantization=pb.QuantizationConfig(weights=INT4)), outputs=pb.Outputs(opset=20)), "outputs.opset", "at least 21"),
@@ -163,7 +163,7 @@ def test_a_good_spec_resolves_to_one_that_is_good_and_resolves_to_itself(make, c
 def test_every_default_is_filled_in():
     resolved = resolve(onnx_spec(), DEFAULTS)
     assert resolved.plan.quantization == pb.QuantizationConfig(
-        weights=pb.DATA_TYPE_INT8, activations=pb.DATA_TYPE_INT8
+        weights=pb.DATA_TYPE_INT8, activations=pb.DATA_TYPE_INT8, fuse_activations=True
     )
     assert resolved.outputs == pb.Outputs(
         encodings=[pb.ENCODINGS_VERSION_2_0_0],
@@ -171,6 +171,7 @@ def test_every_default_is_filled_in():
         qdq_onnx=True,
         opset=21,
         verify=True,
+        report=True,
     )
     assert resolved.resources == pb.Resources(
         gpus=0,

@@ -30,10 +30,19 @@ def test_the_sdk_needs_neither_cli_nor_server_libraries() -> None:
     code = (
         "import lighten; lighten.Client; lighten.aio.Client\n"
         "import sys\n"
-        "print([n for n in ('typer', 'rich', 'torch', 'numpy', 'onnx', 'lighten_service') "
-        "if n in sys.modules])"
+        "print([n for n in ('typer', 'rich', 'torch', 'numpy', 'onnx', 'lighten.torch', "
+        "'lighten_service') if n in sys.modules])"
     )
     assert python(code).strip() == "[]"
+
+
+def test_without_the_extra_lighten_torch_says_what_to_install() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import lighten\n"
+        "try:\n    lighten.torch\nexcept ImportError as error:\n    print(error)"
+    )
+    assert "pip install 'lighten[torch]'" in python(code)
 
 
 def test_every_public_name_is_there() -> None:

@@ -56,6 +56,40 @@ def test_reads_short_names_lists_and_durations() -> None:
     assert spec.labels == {"team": "vision"}
 
 
+def test_reads_a_goal_in_place_of_steps() -> None:
+    spec = load_spec(
+        "metric: sqnr\nplan:\n  goal: {value: 18, time_budget: 90, max_bops_ratio: 1.5}\n"
+    )
+
+    assert spec.plan.WhichOneof("how") == "goal"
+    assert (spec.plan.goal.value, spec.plan.goal.max_bops_ratio) == (18.0, 1.5)
+    assert spec.plan.goal.time_budget.seconds == 90
+    assert not spec.plan.goal.HasField("max_trials")
+    assert load_spec(dump_spec(spec)) == spec
+    assert load_spec("plan:\n  goal: {}\n").plan.HasField("goal")
+    found = violations("plan:\n  goal: {max_drop: 0.01, value: 3}\n  steps: []\n")
+    assert "stands beside max_drop" in found["plan.goal.value"]
+    assert "stands beside goal" in found["plan.steps"]
+
+
+def test_reads_techniques_with_selectors() -> None:
+    spec = load_spec(
+        "plan:\n"
+        "  quantization:\n"
+        "    overrides: [{select: {op_types: [Softmax]}, leave_float: true}]\n"
+        "  steps:\n"
+        "    - calibrate: {}\n"
+        "    - ada_round: {iterations: 100, layers: {layers: ['features.1*']}}\n"
+        "    - bias_correction: {method: analytic}\n"
+    )
+
+    assert spec.plan.quantization.overrides[0].select.op_types == ["Softmax"]
+    _, ada_round, correction = spec.plan.steps.steps
+    assert ada_round.ada_round.layers.layers == ["features.1*"]
+    assert correction.bias_correction.method == pb.BIAS_CORRECTION_METHOD_ANALYTIC
+    assert load_spec(dump_spec(spec)) == spec
+
+
 def test_keeps_the_presence_of_values_that_equal_the_proto_default() -> None:
     spec = load_spec(SPEC)
 
@@ -101,7 +135,7 @@ def test_names_every_mistake_with_path_line_and_fix() -> None:
     assert found["plan.quantizaton"] == "unknown key; did you mean quantization? (line 3)"
     step = "plan.steps.steps[0]"
     assert found[f"{step}.calibrate.scheme"] == (
-        "'minmax' does not fit; expected one of MIN_MAX, SQNR, PERCENTILE; "
+        "'minmax' does not fit; expected one of MIN_MAX, SQNR, PERCENTILE, MEAN_MIN_MAX; "
         "did you mean MIN_MAX? (line 5)"
     )
     assert found[f"{step}.calibrate.percentile"].startswith("'abc' does not fit; expected a number")

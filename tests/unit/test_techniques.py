@@ -8,7 +8,7 @@ import pytest
 
 from lighten import v1 as pb
 from lighten_service.jobs.errors import FailedPrecondition, InvalidArgument
-from lighten_service.techniques import TECHNIQUES, NotApplicable, run_step
+from lighten_service.techniques import TECHNIQUES, run_step
 from lighten_service.worker.context import Cancelled, StepContext
 from lighten_service.worker.data import LabelledBatch
 from lighten_service.worker.model import Batch
@@ -43,20 +43,13 @@ class Noise:
 class Model:
     """The part of a working model that techniques use."""
 
-    def __init__(self, equalized: int = 6, folded: int = 52) -> None:
-        self._equalized, self._folded = equalized, folded
+    def __init__(self, folded: int = 52) -> None:
+        self._folded = folded
         self.seen = 0
         self.quantization: pb.QuantizationConfig | None = None
 
     def fold_batch_norms(self) -> int:
         return self._folded
-
-    def equalize(self, *, replace_relu6: bool) -> Mapping[str, float]:
-        return {
-            "equalized_layers": self._equalized,
-            "folded_batch_norms": 0,
-            "replaced_relu6": 35 if replace_relu6 else 0,
-        }
 
     def calibrate(
         self,
@@ -99,23 +92,6 @@ def test_folding_nothing_is_no_failure(tmp_path: Path) -> None:
 
     assert findings.values == {"folded_batch_norms": 0}
     assert findings.summary == "0 batch norms folded"
-
-
-def test_equalizing_nothing_says_what_would_help(tmp_path: Path) -> None:
-    step = pb.Step(cross_layer_equalization=pb.CrossLayerEqualization())
-
-    with pytest.raises(NotApplicable, match="replace_relu6"):
-        run_step(context(tmp_path, Recorder()), Model(equalized=0), step)
-
-
-def test_replacing_relu6_is_warned_about(tmp_path: Path) -> None:
-    step = pb.Step(cross_layer_equalization=pb.CrossLayerEqualization(replace_relu6=True))
-    running = context(tmp_path, Recorder())
-
-    findings = run_step(running, Model(), step)
-
-    assert findings.values["replaced_relu6"] == 35
-    assert [warning.reason for warning in running.warnings] == ["RELU6_REPLACED"]
 
 
 def test_calibration_reports_samples_as_they_pass(tmp_path: Path) -> None:

@@ -9,8 +9,6 @@ from onnx import TensorProto, helper
 
 from lighten import v1 as pb
 from lighten_service.jobs.errors import InvalidArgument, ResourceExhausted
-from lighten_service.techniques.base import Findings
-from lighten_service.techniques.cross_layer_equalization import CrossLayerEqualization
 from lighten_service.worker.context import StepContext
 from lighten_service.worker.errors import to_job_error
 from lighten_service.worker.fetch import fetch_inputs
@@ -88,19 +86,6 @@ def test_a_cast_needs_no_grid_of_its_own(kind: int) -> None:
     names = {"w"} if kind == TensorProto.INT32 else {"w", "x"}
     assert tensors_without_grid(model, names) == ()
     assert tensors_without_grid(model, names - {"w"}) == ("w",)
-
-
-class OnlyReplaces:
-    def equalize(self, *, replace_relu6: bool) -> dict[str, float]:
-        return {"equalized_layers": 0, "folded_batch_norms": 0, "replaced_relu6": 3}
-
-
-def test_replaced_activations_are_told_although_nothing_was_equalized(context: StepContext) -> None:
-    parameters = pb.CrossLayerEqualization(replace_relu6=True)
-    found = CrossLayerEqualization().run(context, OnlyReplaces(), parameters)  # type: ignore[arg-type]
-
-    assert isinstance(found, Findings)
-    assert [warning.reason for warning in context.warnings] == ["RELU6_REPLACED"]
 
 
 @pytest.mark.parametrize("path", ["../x", "/etc/passwd", "a/../../x", "a\\..\\x", ""])
