@@ -257,7 +257,7 @@ async def test_capabilities_come_from_the_descriptors(edge: Edge):
     calibrate = techniques["calibrate"]
     assert calibrate.message == "lighten.v1.Calibrate"
     assert calibrate.info.phase == pb.PHASE_CALIBRATE
-    scheme, percentile = calibrate.parameters
+    scheme, percentile, _ = calibrate.parameters
     assert (scheme.name, scheme.type) == ("scheme", "lighten.v1.RangeScheme")
     assert "RANGE_SCHEME_SQNR" in scheme.values
     assert (percentile.type, percentile.bounds.max) == ("double", 100)

@@ -15,6 +15,7 @@ from lighten_service.techniques import Findings, run_step
 from lighten_service.worker.context import Cancelled, StepContext
 from lighten_service.worker.guide import Guided, Known, guide
 from lighten_service.worker.guide import tree as guide_tree
+from lighten_service.worker.guide.plans import split
 from lighten_service.worker.model import WorkingModel
 from tests.support.depthwise_net import DepthwiseNet, pictures
 from tests.support.technique_kit import ENGINES, TENSOR, Bench, InMemory, open_engine
@@ -115,7 +116,7 @@ def test_the_guide_beats_naive_and_its_plan_gives_the_same_encodings(
     assert "at fault" in report.explanation[0]
     assert report.winner in report.explanation[-1]
     # ReLU6 keeps the layers apart: recorded, and the search went on
-    assert "ReLU6" in trials["cle"].failure
+    assert "ReLU6" in trials["bias-correction+cle"].failure
     assert [finished.trial.name for finished in told.trials] == [t.name for t in report.trials]
     assert [f.trial.name for f in told.trials if f.best][-1] == report.winner
     assert not any(finished.trial.HasField("plan") for finished in told.trials)
@@ -123,13 +124,11 @@ def test_the_guide_beats_naive_and_its_plan_gives_the_same_encodings(
     # nothing that two candidates share was done twice
     assert ran["fold_batch_norms"] == 1
     assert ran["cross_layer_equalization"] == 2
-    schemes = {
-        (step.calibrate.scheme, step.calibrate.percentile, trial.plan.steps.steps[1].id)
-        for trial in report.trials
-        for step in trial.plan.steps.steps
-        if step.HasField("calibrate") and not trial.failure
+    calibrated = {
+        tuple(step.SerializeToString(deterministic=True) for step in (*before, calibrate))
+        for before, calibrate, _ in (split(t.plan) for t in report.trials if not t.failure)
     }
-    assert ran["calibrate"] == len(schemes)
+    assert ran["calibrate"] == len(calibrated)
 
     again = open_bench(engine, tmp_path / "again")
     again.quantization = report.plan.quantization
@@ -190,7 +189,7 @@ def test_a_candidate_is_given_up_when_the_time_ends_within_it(
         while True:
             context.check()
 
-    replace(monkeypatch, "cross_layer_equalization", endless)
+    replace(monkeypatch, "bias_correction", endless)
     goal = pb.Goal(time_budget=Duration(seconds=3))
     found = run_goal(open_bench("onnx", tmp_path), goal)
 
@@ -219,7 +218,7 @@ def test_wider_types_are_tried_as_far_as_the_goal_allows(
 ) -> None:
     from lighten_service.worker.guide import decisions
 
-    for name in ("WEIGHTS", "ACTIVATIONS"):
+    for name in ("FIRST", "WEIGHTS", "ACTIVATIONS"):
         monkeypatch.setattr(decisions, name, ())
     monkeypatch.setattr(decisions, "LAST", decisions.LAST[-1:])
     found = run_goal(open_bench("onnx", tmp_path), pb.Goal(max_bops_ratio=2.0))

@@ -537,3 +537,46 @@ def test_moments_follow_equalization(tmp_path: Path) -> None:
 def _largest(model: OnnxModel, name: str) -> np.ndarray:
     tensor = next(t for t in model.graph().graph.initializer if t.name == name)
     return np.abs(onnx.numpy_helper.to_array(tensor)).max(axis=(1, 2, 3))
+
+
+MEAN = pb.Calibrate(scheme=pb.RANGE_SCHEME_MEAN_MIN_MAX, reach=0.25)
+
+
+@pytest.mark.parametrize("size", ["N", 3], ids=["open-batch", "fixed-batch"])
+def test_ranges_lie_around_the_mean_of_samples(size: int | str, quantize: Opener) -> None:
+    batch = zoo.images(5, size=13)
+    model = quantize(zoo.layer_kinds(batch=size), batch, parameters=MEAN)
+    name, values = next(iter(batch.items()))
+    low, high = next(e for e in model.encodings() if e.tensor == name).bounds
+    lows, highs = values.reshape(5, -1).min(1), values.reshape(5, -1).max(1)
+    step = (high - low) / 255
+
+    assert low == pytest.approx(lows.mean() + 0.25 * (lows.min() - lows.mean()), abs=2 * step)
+    assert high == pytest.approx(highs.mean() + 0.25 * (highs.max() - highs.mean()), abs=2 * step)
+    before = model.encodings()
+    model.quantized_model().calibrate_activations(lambda: [batch], on_batch=lambda _: None)
+    assert model.encodings() == before
+
+
+def test_the_grid_between_0_and_1_follows_the_width(quantize: Opener) -> None:
+    batch = zoo.tokens(4)
+    wide = pb.LayerOverride(
+        select=pb.LayerSelector(op_types=["Softmax"]), activations=pb.DATA_TYPE_INT16
+    )
+    chosen = quantize(zoo.attention(), batch, pb.QuantizationConfig(overrides=[wide]))
+    model = quantize(zoo.attention(), batch)
+    quantized = model.quantized_model()
+    name = next(q.name for q in quantized.quantizers() if q.op == "Softmax")
+    before = quantized.snapshot()
+
+    def bounds(opened: OnnxModel) -> tuple[float, float]:
+        return next(e.bounds for e in opened.encodings() if e.tensor == name)
+
+    assert bounds(chosen) == (0, 1 - 2**-16)
+    assert bounds(model) == (0, 1 - 2**-8)
+    quantized.set_types([name], 16)
+    quantized.calibrate_activations(lambda: [batch], on_batch=lambda _: None)
+    assert bounds(model) == (0, 1 - 2**-16)
+    quantized.restore(before)
+    quantized.calibrate_activations(lambda: [batch], on_batch=lambda _: None)
+    assert bounds(model) == (0, 1 - 2**-8)

@@ -499,3 +499,48 @@ def test_a_walk_through_mobilenet(tmp_path: Path) -> None:
     assert grid is not None
     rounded = last.kernel.apply(visits[-1].inputs[0], grid.round(quantized.weight(last)), bias)
     assert sqnr_db(model.predict(data[0])[name], rounded.numpy()) > 35  # but for its own quantizer
+
+
+class Joined(nn.Module):
+    """Two branches of unlike ranges, whose quantizers AIMET ties to that of their Concat."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.wide, self.narrow = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+        self.head = nn.Conv2d(8, 2, 1)
+        with torch.no_grad():
+            self.wide.weight.mul_(20)
+        self.eval()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.cat([self.wide(x), self.narrow(x)], 1))
+
+
+def test_mean_ranges_of_tied_quantizers_are_those_of_what_is_joined(tmp_path: Path) -> None:
+    module = Joined()
+    model = wrap(module, tmp_path)
+    calibrate(model, scheme=pb.RANGE_SCHEME_MEAN_MIN_MAX, reach=0.0)
+    outputs = [module.wide(torch.from_numpy(batch["input"])) for batch in DATA]
+    wide = torch.cat(outputs).detach().flatten(1)
+    ranges = {e.tensor: e.bounds for e in model.encodings() if not e.is_weight}
+    low, high = next(found for name, found in ranges.items() if "Concat" in name)
+
+    assert low == pytest.approx(float(wide.amin(1).mean()), rel=0.02)
+    assert high == pytest.approx(float(wide.amax(1).mean()), rel=0.02)
+
+
+def test_mean_ranges_of_samples_hold_zero(tmp_path: Path) -> None:
+    model = wrap(Joined(), tmp_path)
+    data = [{"input": values["input"] + shift} for values, shift in zip(DATA, (0, 9), strict=True)]
+    model.calibrate(
+        pb.QuantizationConfig(),
+        pb.Calibrate(scheme=pb.RANGE_SCHEME_MEAN_MIN_MAX, reach=0.0),
+        lambda: data,
+        on_batch=lambda _: None,
+    )
+    lows = np.concatenate([batch["input"] for batch in data]).min(axis=(1, 2, 3))
+    low, _ = next(e.bounds for e in model.encodings() if e.tensor == "input")
+
+    assert lows.max() > 0
+    assert low == pytest.approx(np.minimum(lows, 0).mean(), rel=0.05)

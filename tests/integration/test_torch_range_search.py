@@ -13,6 +13,7 @@ from aimet_torch.quantsim import QuantizationSimModel
 
 from lighten_service.worker.context import Cancelled
 from lighten_service.worker.engines import torch_simulation
+from lighten_service.worker.engines.torch_operators import operators
 from lighten_service.worker.engines.torch_prepare import prepare
 from tests.support.small_models import SmallNet, batches
 
@@ -25,8 +26,10 @@ CHANNEL, TENSOR = pb.GRANULARITY_PER_CHANNEL, pb.GRANULARITY_PER_TENSOR
 def simulation(
     scratch: Path, scheme: pb.RangeScheme.ValueType, **quantization: object
 ) -> QuantizationSimModel:
+    module = prepare(SmallNet(), EXAMPLE)
     return torch_simulation.simulate(
-        prepare(SmallNet(), EXAMPLE),
+        module,
+        operators(module, EXAMPLE, ["input"]),
         EXAMPLE,
         pb.QuantizationConfig(**quantization),
         pb.Calibrate(scheme=scheme),
@@ -55,7 +58,7 @@ def test_ranges_are_aimets_bit_for_bit(
     plain, ours = (simulation(tmp_path, scheme, **options) for _ in range(2))
 
     plain.compute_encodings(lambda model: [model(*inputs) for inputs in DATA])
-    torch_simulation.calibrate(ours, lambda: DATA, lambda done: None, EXAMPLE)
+    torch_simulation.calibrate(ours, lambda: DATA, lambda done: None)
 
     expected, found = ranges(plain), ranges(ours)
     assert found.keys() == expected.keys()
@@ -67,7 +70,7 @@ def test_each_weight_is_searched_once(tmp_path: Path, scheme: pb.RangeScheme.Val
     sim = simulation(tmp_path, scheme)
     calls: list[int] = []
 
-    torch_simulation.calibrate(sim, lambda: DATA, calls.append, EXAMPLE)
+    torch_simulation.calibrate(sim, lambda: DATA, calls.append)
 
     weights = torch_simulation.count_quantizers(sim)["weight_quantizers"]
     assert calls == [0] * int(weights) + [1, 2]
@@ -83,5 +86,5 @@ def test_the_search_can_be_stopped(tmp_path: Path) -> None:
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        torch_simulation.calibrate(sim, lambda: DATA, stop_at_the_second, EXAMPLE)
+        torch_simulation.calibrate(sim, lambda: DATA, stop_at_the_second)
     assert calls == [0, 0]

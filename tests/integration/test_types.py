@@ -117,6 +117,29 @@ def test_what_is_listed_works(
         assert sqnr_db(simulated, run_file(tmp_path / "q.onnx", level, DATA)) > 40
 
 
+@pytest.mark.parametrize("engine", [pb.ENGINE_TORCH, pb.ENGINE_ONNX])
+def test_asymmetric_weights_run_as_simulated(engine: pb.Engine.ValueType, tmp_path: Path) -> None:
+    model = open_net(engine, tmp_path)
+    calibrate(model, pb.QuantizationConfig(weight_symmetry=pb.SYMMETRY_ASYMMETRIC))
+    model.export_qdq(tmp_path / "q.onnx")
+    grids = read_grids(onnx.load(tmp_path / "q.onnx"))
+    assert grid_differences(grids, model.encodings()) == []
+    for level in ("off", "on"):
+        assert sqnr_db(outputs(model), run_file(tmp_path / "q.onnx", level, DATA)) > 40
+
+
+@pytest.mark.parametrize("engine", [pb.ENGINE_TORCH, pb.ENGINE_ONNX])
+@pytest.mark.parametrize("granularity", BLOCKWISE)
+def test_overrides_may_leave_no_layer_with_blocks(
+    engine: pb.Engine.ValueType, granularity: pb.Granularity.ValueType, tmp_path: Path
+) -> None:
+    quantization = config(INT4, INT8, granularity)
+    quantization.overrides[0].select.layers[:] = ["*"]
+    model = open_net(engine, tmp_path)
+    calibrate(model, quantization)
+    assert {len(grid.scales) for grid in model.encodings() if grid.is_weight} == {10, 16, 32}
+
+
 def bytes_of(weights: pb.DataType.ValueType, granularity: pb.Granularity.ValueType) -> float:
     bits = {INT4: 4, INT8: 8, pb.DATA_TYPE_INT16: 16, pb.DATA_TYPE_FLOAT8_E4M3: 8}[weights]
     wide, rest, biases = 27 * 16, 16 * 32 + 32 * 16 + 16 * 10, 16 + 32 + 16 + 10

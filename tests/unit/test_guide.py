@@ -102,7 +102,7 @@ def test_every_candidate_could_be_submitted() -> None:
     check_spec(spec, [])
     _, calibrate, after = split(candidate.plan)
     assert calibrate.calibrate.percentile == 99.9
-    assert after[0].bias_correction.max_samples == 256
+    assert after[0].bias_correction.max_samples == 128
     assert candidate.plan.quantization.weights == pb.DATA_TYPE_INT4
 
 

@@ -62,6 +62,10 @@ BAD = [
         spec(overrides=[pb.LayerOverride(weights=FLOAT16)]), "overrides[0].weights", "leave_float",
     ),
     (spec(overrides=[pb.LayerOverride(activations=INT4)]), "overrides[0].activations", "qdq_onnx"),
+    (
+        spec(TORCH, activations=FLOAT16, overrides=[pb.LayerOverride(activations=INT8)]),
+        "overrides[0].activations", "no integers among DATA_TYPE_FLOAT16",
+    ),
 ]  # fmt: skip
 
 

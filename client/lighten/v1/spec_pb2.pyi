@@ -860,8 +860,10 @@ Global___Steps: _TypeAlias = Steps  # noqa: Y015
 class Goal(_message.Message):
     """Asks for a result instead of a recipe: techniques are tried in the order of AIMET's guidebook,
     the cheap ones first, until the goal is met or a budget is spent. The types of
-    Plan.quantization are the widths to reach it with. The best model found is returned whatever
-    happens, with every trial's figures, and with its plan to submit again.
+    Plan.quantization are the widths to reach it with. The best model found is returned with
+    every trial's figures and with its plan to submit again, also when the goal is missed, a candidate
+    fails or a budget is spent. A job that is cancelled or reaches run_timeout returns nothing: its
+    events tell the figures of the trials.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -9,11 +9,13 @@ from google.protobuf.duration_pb2 import Duration
 from lighten import v1 as pb
 from lighten_service.jobs.errors import Violation, invalid
 from lighten_service.jobs.resolve import default_metric
-from lighten_service.jobs.support import LABEL_METRICS
-from lighten_service.jobs.technique_rules import check_opset
-from lighten_service.jobs.widths import next_wider
+from lighten_service.jobs.support import BLOCKWISE, LABEL_METRICS
+from lighten_service.jobs.technique_rules import check_opset, has_blocks
+from lighten_service.jobs.widths import INTEGER_BITS, next_wider
 
 _GOAL = "plan.goal"
+# Of the time of the job: what comes before and after the search needs some, too.
+_LARGEST_SHARE: Final = 0.8
 # Values that a metric can have.
 _RANGES: Final[Mapping[pb.Metric.ValueType, tuple[float, float]]] = {
     pb.METRIC_TOP1: (0.0, 1.0),
@@ -45,10 +47,11 @@ def check_budget(resolved: pb.JobSpec) -> None:
     """
     budget = resolved.plan.goal.time_budget
     limit = _seconds(resolved.resources.run_timeout)
-    if resolved.plan.HasField("goal") and _seconds(budget) > limit:
+    most = limit * _LARGEST_SHARE
+    if resolved.plan.HasField("goal") and _seconds(budget) > most:
         description = (
-            f"must be at most resources.run_timeout, which is {limit:g} s and holds evaluation "
-            f"and export too; it is {_seconds(budget):g} s"
+            f"must be at most {most:g} s, and is {_seconds(budget):g} s: resources.run_timeout, "
+            f"{limit:g} s, holds evaluation and export too"
         )
         raise invalid("INVALID_SPEC", [Violation(f"spec.{_GOAL}.time_budget", description)])
 
@@ -56,11 +59,17 @@ def check_budget(resolved: pb.JobSpec) -> None:
 def _check_widening(spec: pb.JobSpec) -> Iterator[Violation]:
     path = f"{_GOAL}.max_bops_ratio"
     quantization = spec.plan.quantization
-    types = (quantization.weights, quantization.activations)
-    found = (next_wider(item or pb.DATA_TYPE_INT8) for item in types)
-    wider = {item for item in found if item is not None}
+    weights = quantization.weights or pb.DATA_TYPE_INT8
+    activations = quantization.activations or pb.DATA_TYPE_INT8
+    wider = {item for item in map(next_wider, (weights, activations)) if item is not None}
+    granularity = quantization.weight_granularity
     if not wider:
         yield Violation(path, "must be 1: no integer type is wider than plan.quantization's")
+    elif not {weights, activations} <= INTEGER_BITS.keys():
+        yield Violation(path, "must be 1: plan.quantization has types that are no integers")
+    elif granularity in BLOCKWISE and not has_blocks(next_wider(weights) or weights, granularity):
+        name = pb.Granularity.Name(granularity)
+        yield Violation(path, f"must be 1: {name} does not work with wider weights")
     yield from check_opset(spec.outputs, wider)
 
 

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from lighten import v1 as pb
 from lighten_service.jobs.errors import Violation
-from lighten_service.jobs.support import BLOCKWISE, WIDE_TYPES_OPSET
+from lighten_service.jobs.support import BLOCKWISE, WIDE_TYPES_OPSET, type_support
 from lighten_service.jobs.widths import INTEGER_BITS, next_wider
 
 # The spec as the caller sent it, the technique's message, its path.
@@ -116,6 +116,7 @@ def _mixed_precision(
     if parameters.WhichOneof("target") == "max_bops_ratio" and parameters.max_bops_ratio == 1:
         yield Violation(f"{path}.max_bops_ratio", "must be above 1: at 1 no layer may be wider")
     wider = set()
+    widest = {}
     for name in ("weights", "activations"):
         base = getattr(spec.plan.quantization, name) or pb.DATA_TYPE_INT8
         chosen = getattr(parameters, name) or next_wider(base) or base
@@ -131,9 +132,25 @@ def _mixed_precision(
             )
             return
         wider |= {chosen} - {base}
+        widest[name] = chosen
+    granularity = spec.plan.quantization.weight_granularity
+    if granularity in BLOCKWISE and not has_blocks(widest["weights"], granularity):
+        yield Violation(
+            f"{path}.weights",
+            f"{_name(widest['weights'])} weights do not work with "
+            f"{pb.Granularity.Name(granularity)}: set the plan's own type here, so that "
+            "activations alone are widened, or choose another granularity",
+        )
     if not wider:
         yield Violation(path, "has no wider type to give, neither to weights nor to activations")
     yield from check_opset(spec.outputs, wider)
+
+
+def has_blocks(weights: pb.DataType.ValueType, granularity: pb.Granularity.ValueType) -> bool:
+    """Say whether weights of a type can have a blockwise granularity."""
+    return any(
+        granularity in item.granularities for item in type_support() if item.weights == weights
+    )
 
 
 def _layer_grids(quantization: pb.QuantizationConfig, technique: str) -> Iterator[Violation]:

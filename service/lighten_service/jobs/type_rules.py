@@ -82,6 +82,12 @@ def _check_types_of_overrides(spec: pb.JobSpec) -> Iterator[Violation]:
                     f"{_name(type_)} is for whole plans; operators may have DATA_TYPE_INT4, "
                     "DATA_TYPE_INT8 or DATA_TYPE_INT16, or leave_float",
                 )
+        half = spec.plan.quantization.activations == pb.DATA_TYPE_FLOAT16
+        if override.activations and half and ENGINES.get(spec.model.format) == pb.ENGINE_TORCH:
+            yield Violation(
+                f"{path}.activations",
+                "ENGINE_TORCH has no integers among DATA_TYPE_FLOAT16 activations; leave it out",
+            )
         if override.activations == pb.DATA_TYPE_INT4 and _wants_qdq(spec):
             yield Violation(
                 f"{path}.activations",

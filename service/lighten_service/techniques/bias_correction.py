@@ -16,7 +16,7 @@ from lighten_service.worker.model import WorkingModel
 from lighten_service.worker.samples import Head
 
 FORMAT_VERSION = 1
-_DEFAULT_SAMPLES = 256
+_DEFAULT_SAMPLES = 128
 # Fewer measure the samples more than the shift that they have in common.
 _ENOUGH_SAMPLES = 32
 

@@ -14,7 +14,7 @@ from lighten_service.worker.model import WorkingModel
 from lighten_service.worker.samples import Head
 
 FORMAT_VERSION = 1
-_DEFAULT_SAMPLES = 256
+_DEFAULT_SAMPLES = 128
 # The original statistics are those of a training set; fewer samples are a poor likeness of it.
 _ENOUGH_SAMPLES = 128
 

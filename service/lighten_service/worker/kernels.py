@@ -13,6 +13,15 @@ _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
+def use_exact_float32() -> None:
+    """Let GPUs compute the same for the same job: no search for the fastest kernel, no rounding to
+    TF32."""
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
 @dataclass(frozen=True, slots=True)
 class Kernel:
     """How a layer computes. ``spatial``: number of spatial dimensions, 0 for matrix products."""

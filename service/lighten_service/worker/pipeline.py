@@ -320,7 +320,8 @@ class Pipeline:
     ) -> str:
         with self.stages.enter(pb.Stage.KIND_PUBLISH, "Uploading artifacts") as context:
             uri = self.assignment.attempt_uri
-            artifacts = publish_artifacts(context, self.session, uri, products)
+            most = context.part(0.0, 0.9)
+            artifacts = publish_artifacts(most, self.session, uri, products)
             result = pb.JobResult(
                 attempt=self.assignment.attempt,
                 steps=self.steps,
@@ -338,7 +339,9 @@ class Pipeline:
                     self.assignment.job, self.spec, result, self.analyses, model.encodings()
                 )
                 report = write_report(page, self.scratch / "artifacts")
-                result.artifacts.extend(publish_artifacts(context, self.session, uri, [report]))
+                result.artifacts.extend(
+                    publish_artifacts(context.part(0.9, 1.0), self.session, uri, [report])
+                )
             manifest = pb.Manifest(
                 format_version=MANIFEST_FORMAT_VERSION,
                 job=self.assignment.job,

@@ -154,6 +154,8 @@ def _set_weight_symmetry(config: Config, symmetric: bool) -> None:
         for rules in params.values():
             if "is_symmetric" in rules:
                 rules["is_symmetric"] = str(symmetric)
+    # ONNX has no unsigned 32-bit integers to store biases of an asymmetric grid in.
+    config["params"].setdefault("bias", {})["is_symmetric"] = "True"
 
 
 def _set_activation_symmetry(config: Config, symmetric: bool) -> None:

@@ -48,6 +48,8 @@ def set_blocks(
         if weight in quantizers and quantizers[weight].enabled and weight not in excluded
     ]
     names = set(require_blocks(chosen, size))
+    if not names:  # AIMET takes none for all
+        return
     if quantization.weight_granularity == pb.GRANULARITY_LOW_POWER_BLOCKWISE:
         set_lpbq_for_params(sim, bits, size, nodes_to_include=names)
         return

@@ -23,6 +23,7 @@ from lighten_service.worker.formats.onnx_inputs import fix_inputs
 from lighten_service.worker.formats.onnx_safety import load_onnx_model
 from lighten_service.worker.graphs.save import save_single_file
 from lighten_service.worker.graphs.statistics import graph_statistics
+from lighten_service.worker.kernels import use_exact_float32
 from lighten_service.worker.model import Batch, Encoding, ModelStatistics, Outputs, WorkingModel
 from lighten_service.worker.rescale import ChannelScales
 from lighten_service.worker.runtime import GraphSession, session_options, short_reason
@@ -61,6 +62,8 @@ def open_onnx_model(
     """
     # They would write to standard output.
     AimetLogger.set_level_for_all_areas(logging.WARNING)
+    # Algorithms compute layers with torch.
+    use_exact_float32()
     original = load_onnx_model(path)
     inputs = fix_inputs(original, spec.model.inputs)
     providers = providers_for(device)

@@ -8,7 +8,7 @@ from aimet_onnx.common import libpymo
 from aimet_onnx.common.defs import EncodingType, qtype
 from aimet_onnx.qc_quantize_op import QcQuantizeOp
 
-from lighten_service.worker.engines.onnx_types import is_integer
+from lighten_service.worker.engines.onnx_types import is_integer, set_type
 from lighten_service.worker.quantized import WeightGrid
 
 _ONE_SCALE_A_CHANNEL = (EncodingType.PER_TENSOR, EncodingType.PER_CHANNEL)
@@ -84,7 +84,7 @@ class QuantizerState:
 
     def load(self, quantizer: QcQuantizeOp) -> None:
         """Bring a quantizer back to this state."""
-        quantizer.set_precision(self.precision)
+        set_type(quantizer, self.precision)
         quantizer.enabled = self.enabled
         if self.encodings:
             quantizer.load_encodings([_encoding(*values) for values in self.encodings])

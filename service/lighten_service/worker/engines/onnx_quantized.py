@@ -15,7 +15,7 @@ from lighten_service.worker.engines.onnx_heavy import Heavy, give_biases, heavy_
 from lighten_service.worker.engines.onnx_parameters import Parameters, Values
 from lighten_service.worker.engines.onnx_probe import Prober
 from lighten_service.worker.engines.onnx_simulation import Simulation
-from lighten_service.worker.engines.onnx_types import is_integer
+from lighten_service.worker.engines.onnx_types import is_integer, set_type
 from lighten_service.worker.engines.onnx_walk import OpenSession, Passage, portions
 from lighten_service.worker.formats.onnx_inputs import batch_size
 from lighten_service.worker.graphs.walk import producers
@@ -172,7 +172,7 @@ class OnnxQuantized(QuantizedModel):
 
     def set_types(self, names: Collection[str], bits: int) -> None:
         for name in names:
-            self._simulation.quantizers[name].set_precision(qtype.int(bits))
+            set_type(self._simulation.quantizers[name], qtype.int(bits))
             if name in self._simulation.weights:
                 self._simulation.calibrate_weight(name, self._parameters.get(name))
         self._on_change()

@@ -24,7 +24,7 @@ from lighten_service.worker.engines.onnx_blocks import set_blocks, weighted_laye
 from lighten_service.worker.engines.onnx_grids import QuantizerState
 from lighten_service.worker.engines.onnx_mean_ranges import MeanRanges
 from lighten_service.worker.engines.onnx_places import Decisions, Owner, Places, decide
-from lighten_service.worker.engines.onnx_types import aimet_type, is_half, is_integer
+from lighten_service.worker.engines.onnx_types import aimet_type, is_half, is_integer, set_type
 from lighten_service.worker.graphs.clean import clean_qdq
 from lighten_service.worker.graphs.qdq import read_encodings
 from lighten_service.worker.model import Batch, Encoding, Outputs
@@ -271,7 +271,7 @@ class Simulation:
                 continue
             self._untie(names)
             for name in names:
-                self.quantizers[name].set_precision(aimet_type(data_type))
+                set_type(self.quantizers[name], aimet_type(data_type))
 
     def _untie(self, names: Iterable[str]) -> None:
         """Part tensors from others to whose quantizers AIMET tied them, not from each other."""

@@ -22,6 +22,18 @@ def aimet_type(data_type: pb.DataType.ValueType) -> qtype:
     return _TYPES[data_type or pb.DATA_TYPE_INT8]
 
 
+def set_type(quantizer: QcQuantizeOp, type_: qtype) -> None:
+    """Give a quantizer another type; its range is to be chosen anew.
+
+    Outputs between 0 and 1 lie on the fixed grid 1/2**bits, which follows the width.
+    """
+    before, fixed = 1 - 2.0**-quantizer.bitwidth, quantizer._encoding_min_max_fixed_vals
+    quantizer.set_precision(type_)
+    if fixed and fixed[1] == before and is_integer(quantizer):
+        end = 1 - 2.0**-quantizer.bitwidth
+        quantizer.set_fixed_encoding_range((-end if fixed[0] else 0.0, end))
+
+
 def is_integer(quantizer: QcQuantizeOp) -> bool:
     """Say whether a quantizer puts values on an integer grid."""
     return bool(quantizer.quant_info.isIntDataType)

@@ -92,6 +92,9 @@ class Passage:
             check()
             results = session.run(outputs, {name: live[name] for name in inputs})
             live.update(zip(outputs, results, strict=True))
+            # At once: all portions together may not fit with what they were made from.
+            for name in live.keys() - keep:
+                del live[name]
 
 
 def piece_of(

@@ -42,7 +42,8 @@ def set_blocks(
         if quantizers["weight"] is not None:
             layers[operator.name] = layer
     names = require_blocks((_weighted(*item) for item in layers.items()), quantization.block_size)
-    _set([layers[name] for name in names], sim, quantization)
+    if names:  # AIMET fails on none
+        _set([layers[name] for name in names], sim, quantization)
 
 
 def _set(

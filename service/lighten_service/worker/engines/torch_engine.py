@@ -38,6 +38,7 @@ from lighten_service.worker.graphs.clean import clean_qdq
 from lighten_service.worker.graphs.qdq import read_encodings
 from lighten_service.worker.graphs.save import save_single_file
 from lighten_service.worker.graphs.statistics import graph_statistics
+from lighten_service.worker.kernels import use_exact_float32
 from lighten_service.worker.model import Batch, Encoding, ModelStatistics, Outputs, WorkingModel
 from lighten_service.worker.rescale import ChannelScales
 
@@ -304,11 +305,7 @@ def _set_up_device(device: str) -> None:
             f"{device} was asked for and this worker has no usable GPU",
             field="resources.gpus",
         )
-    # The same job gives the same encodings: no search for the fastest kernel, no rounding to TF32.
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
+    use_exact_float32()
 
 
 def _check_inputs(specs: tuple[pb.InputSpec, ...]) -> None:

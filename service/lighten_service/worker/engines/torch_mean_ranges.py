@@ -28,6 +28,15 @@ def average_activations(sim: QuantizationSimModel, reach: float) -> None:
                 quantizer.encoding_analyzer = analyzer
 
 
+def begin_batch(sim: QuantizationSimModel) -> None:
+    """Tell the quantizers that average that what comes next are other samples."""
+    for module in sim.qmodules():
+        for quantizer in (*module.input_quantizers, *module.output_quantizers):
+            analyzer = getattr(quantizer, "encoding_analyzer", None)
+            if analyzer is not None and isinstance(analyzer.observer, _MeanObserver):
+                analyzer.observer.begin_batch()
+
+
 @dataclass(frozen=True, slots=True)
 class _Range:
     """What AIMET's min-max analyzer reads."""
@@ -45,23 +54,38 @@ class _Seen(_Range):
 
 
 class _MeanObserver:
-    """Takes the place of AIMET's min-max observer. The first axis of what it sees is the batch."""
+    """Takes the place of AIMET's min-max observer. The first axis of what it sees is the batch.
+
+    AIMET ties the quantizers around a Concat: of the tensors that one of those sees in a batch, it
+    takes the range of all for each sample.
+    """
 
     shape = ()
 
     def __init__(self, reach: float) -> None:
         self._reach = reach
         self._seen = _Seen()
+        self._fresh = True
+
+    def begin_batch(self) -> None:
+        self._fresh = True
 
     @torch.no_grad()
     def collect_stats(self, values: torch.Tensor) -> _Seen:
         rows = values.reshape(len(values) if values.dim() else 1, -1)
-        lows, highs = rows.amin(1), rows.amax(1)
+        # Grids hold zero, so the range of each sample does, as in aimet-onnx.
+        lows, highs = rows.amin(1).clamp_max(0), rows.amax(1).clamp_min(0)
         return _Seen(lows.amin(), highs.amax(), (lows,), (highs,))
 
     def merge_stats(self, new: _Seen) -> None:
-        old = self._seen
-        self._seen = _Seen(lows=old.lows + new.lows, highs=old.highs + new.highs)
+        lows, highs = self._seen.lows, self._seen.highs
+        if not self._fresh and len(lows[-1]) == len(new.lows[0]):
+            low = torch.minimum(lows[-1], new.lows[0])
+            high = torch.maximum(highs[-1], new.highs[0])
+            self._seen = _Seen(lows=(*lows[:-1], low), highs=(*highs[:-1], high))
+        else:
+            self._seen = _Seen(lows=lows + new.lows, highs=highs + new.highs)
+        self._fresh = False
 
     def reset_stats(self) -> None:
         self._seen = _Seen()

@@ -18,7 +18,7 @@ from lighten_service.worker import quantsim
 from lighten_service.worker.engines.blocks import is_blockwise
 from lighten_service.worker.engines.torch_bias_range import make_room_for_biases
 from lighten_service.worker.engines.torch_blocks import set_blocks
-from lighten_service.worker.engines.torch_mean_ranges import average_activations
+from lighten_service.worker.engines.torch_mean_ranges import average_activations, begin_batch
 from lighten_service.worker.engines.torch_operators import TRANSPOSED, Operator
 from lighten_service.worker.engines.torch_overrides import apply_overrides, of_their_own
 from lighten_service.worker.engines.torch_places import fuse_activations
@@ -123,6 +123,7 @@ def calibrate(
     def observe(model: torch.nn.Module) -> None:
         nonlocal done, reached
         for inputs in batches():
+            begin_batch(sim)
             # Every batch takes the same way through the model.
             with reached_quantizers(sim) if not done else nullcontext(reached) as reached:
                 model(*inputs)

@@ -10,13 +10,11 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from lighten import v1 as pb
-from lighten_service.jobs.errors import LightenError
-from lighten_service.techniques.base import NotApplicable
 from lighten_service.worker.algorithms.rounding import Schedule
 from lighten_service.worker.algorithms.rounding_cost import estimate
 from lighten_service.worker.guide.diagnosis import diagnose, relief
 from lighten_service.worker.guide.plans import Candidate, put, quantize
-from lighten_service.worker.guide.search import Search
+from lighten_service.worker.guide.search import Search, Stop
 
 Decision = Callable[[Search], Iterator[Candidate]]
 
@@ -49,8 +47,10 @@ def decide(search: Search) -> None:
         try:
             for candidate in decision(search):
                 search.consider(candidate)
-        except (NotApplicable, LightenError) as error:
-            search.say(f"{title}: given up: {error}")
+        except Stop:
+            raise
+        except Exception as error:  # whatever breaks here must not cost the best so far
+            search.say(f"{title}: given up: {search.reason(error)}")
         finally:
             if len(search.trials) > tried:
                 search.conclude(title, before)
@@ -58,11 +58,17 @@ def decide(search: Search) -> None:
 
 def _ordered(search: Search) -> tuple[tuple[str, Decision], ...]:
     """Find out what is at fault, and return what helps against that first."""
-    with search.inspect() as (context, model):
-        found = diagnose(context, model)
-    search.say(found.sentence)
-    if found.weights_share > _WEIGHTS_AT_FAULT:
-        return (*FIRST, *WEIGHTS, *ACTIVATIONS, *LAST)
+    try:
+        with search.inspect() as (context, model):
+            found = diagnose(context, model)
+    except Stop:
+        raise
+    except Exception as error:  # the order alone depends on it
+        search.say(f"Diagnosis: given up: {search.reason(error)}")
+    else:
+        search.say(found.sentence)
+        if found.weights_share > _WEIGHTS_AT_FAULT:
+            return (*FIRST, *WEIGHTS, *ACTIVATIONS, *LAST)
     # Ranges are quicker to change than weights, and leave the float function as it is.
     return (*FIRST, *ACTIVATIONS, *WEIGHTS, *LAST)
 
@@ -141,7 +147,6 @@ def ranges(search: Search) -> Iterator[Candidate]:
 
 def placement(search: Search) -> Iterator[Candidate]:
     """Operators without multiplications left in float, where each gains much alone."""
-    base = search.best.candidate
     with search.inspect() as (context, model):
         found = [(op, gain) for op, gain in relief(context, model) if gain >= _WORTH_DB]
     for op, gain in sorted(found, key=lambda item: -item[1]):
@@ -149,7 +154,7 @@ def placement(search: Search) -> Iterator[Candidate]:
         left = pb.LayerOverride(select=pb.LayerSelector(op_types=[op]), leave_float=True)
         change = quantize(pb.QuantizationConfig(overrides=[left]))
         yield search.best.candidate.changed(f"float-{op.lower()}", f"{op} left in float", change)
-    if not found and base is search.best.candidate:
+    if not found:
         search.say("No type of operator loses much by itself: all stay quantized.")
 
 
@@ -246,7 +251,9 @@ RANGES: Final = (
 
 # Ranges are compared with biases corrected for weights, as a scheme moves means less than weights
 # do. Correction for activations comes last: it is worth what the ranges leave to it.
-FIRST: Final[tuple[tuple[str, Decision], ...]] = (("Bias correction", weight_correction),)
+FIRST: Final[tuple[tuple[str, Decision], ...]] = (
+    ("Bias correction for weights", weight_correction),
+)
 WEIGHTS: Final[tuple[tuple[str, Decision], ...]] = (
     ("Equalization", equalization),
     ("Grids", grids),

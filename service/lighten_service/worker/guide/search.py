@@ -22,6 +22,8 @@ from lighten_service.worker.judge import Judge
 from lighten_service.worker.model import ModelStatistics, WorkingModel
 
 _SLACK_DB: Final = 1.0
+# Characters of a reason in an event, which may name every layer; the result has all of it.
+_MAX_FAILURE: Final = 2000
 _OUT_OF_TIME: Final = "the time budget ended before it was measured"
 
 
@@ -131,7 +133,7 @@ class Search:
         except OutOfTime:
             self._fail(candidate, _OUT_OF_TIME, monotonic() - began)
         except Exception as error:  # whatever breaks here must not cost the best so far
-            self._fail(candidate, self._reason(error), monotonic() - began)
+            self._fail(candidate, self.reason(error), monotonic() - began)
         else:
             self._finish(trial, monotonic() - began)
         finally:
@@ -234,6 +236,7 @@ class Search:
         told = pb.TrialReport()
         told.CopyFrom(report)
         told.ClearField("plan")
+        told.failure = told.failure[:_MAX_FAILURE]
         self.context.trial_finished(pb.TrialFinished(trial=told, best=best))
 
     def _better(self, trial: Trial, other: Trial) -> bool:
@@ -256,7 +259,8 @@ class Search:
             fields["deadline"] = self.budget.deadline
         return TrialContext(**fields)
 
-    def _reason(self, error: Exception) -> str:
+    def reason(self, error: Exception) -> str:
+        """Return what to say of an error, for a person."""
         if isinstance(error, NotApplicable | LightenError):
             return str(error)
         return to_job_error(error, self.context.stage).message
