@@ -212,7 +212,9 @@ class TrialFinished(_message.Message):
     """It is the best so far."""
     @_builtins.property
     def trial(self) -> _job_pb2.TrialReport:
-        """Without its plan; the result has it."""
+        """With its plan where it is the best so far and its plan has at most 8 KiB, so that it can be
+        submitted should the job be cancelled; the result has every plan.
+        """
 
     def __init__(
         self,

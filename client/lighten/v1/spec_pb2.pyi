@@ -862,8 +862,8 @@ class Goal(_message.Message):
     the cheap ones first, until the goal is met or a budget is spent. The types of
     Plan.quantization are the widths to reach it with. The best model found is returned with
     every trial's figures and with its plan to submit again, also when the goal is missed, a candidate
-    fails or a budget is spent. A job that is cancelled or reaches run_timeout returns nothing: its
-    events tell the figures of the trials.
+    fails or a budget is spent. A job that is cancelled or reaches run_timeout has no result, but its
+    events have the figures of the trials and the plan of the best (TrialFinished).
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -1,6 +1,6 @@
 """Bias correction."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from lighten import v1 as pb
 from lighten_service.techniques.base import Findings, NotApplicable
@@ -10,6 +10,7 @@ from lighten_service.worker.algorithms.bias_correction import (
     correct_empirically,
 )
 from lighten_service.worker.algorithms.fidelity import required_calibration
+from lighten_service.worker.algorithms.weight_layers import listed_reasons
 from lighten_service.worker.analyses import BiasCorrectionLayer
 from lighten_service.worker.context import StepContext
 from lighten_service.worker.model import WorkingModel
@@ -79,11 +80,8 @@ def _findings(corrections: Sequence[Correction], values: dict[str, float]) -> Fi
     )
 
 
-def _reasons(left: Iterable[Correction]) -> str:
-    by_reason: dict[str, list[str]] = {}
-    for correction in left:
-        by_reason.setdefault(correction.reason, []).append(correction.layer)
-    return "; ".join(f"{', '.join(layers)} ({reason})" for reason, layers in by_reason.items())
+def _reasons(left: Sequence[Correction]) -> str:
+    return listed_reasons({correction.layer: correction.reason for correction in left})
 
 
 def _row(correction: Correction) -> BiasCorrectionLayer:

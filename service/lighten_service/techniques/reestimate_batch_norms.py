@@ -7,6 +7,7 @@ from lighten_service.techniques.base import Findings, NotApplicable
 from lighten_service.worker.algorithms.batch_norms import Reestimated, reestimate
 from lighten_service.worker.algorithms.fidelity import required_calibration, sqnr_db, tune
 from lighten_service.worker.algorithms.recalibration import recalibrate
+from lighten_service.worker.algorithms.weight_layers import listed_reasons
 from lighten_service.worker.analyses import ReestimatedLayer
 from lighten_service.worker.context import StepContext
 from lighten_service.worker.data import Samples
@@ -88,7 +89,7 @@ def _findings(layers: Sequence[Reestimated], samples: int, before: float, after:
 
 
 def _reasons(left: Sequence[Reestimated]) -> str:
-    return "; ".join(f"{layer.layer} ({layer.reason})" for layer in left)
+    return listed_reasons({layer.layer: layer.reason for layer in left})
 
 
 def _row(layer: Reestimated) -> ReestimatedLayer:

@@ -24,6 +24,8 @@ from lighten_service.worker.model import ModelStatistics, WorkingModel
 _SLACK_DB: Final = 1.0
 # Characters of a reason in an event, which may name every layer; the result has all of it.
 _MAX_FAILURE: Final = 2000
+# Bytes of a plan in an event, of which at most 16 KiB are kept.
+_LARGEST_PLAN: Final = 8 * 1024
 _OUT_OF_TIME: Final = "the time budget ended before it was measured"
 
 
@@ -235,7 +237,8 @@ class Search:
     def _tell(self, report: pb.TrialReport, *, best: bool) -> None:
         told = pb.TrialReport()
         told.CopyFrom(report)
-        told.ClearField("plan")
+        if not best or report.plan.ByteSize() > _LARGEST_PLAN:
+            told.ClearField("plan")
         told.failure = told.failure[:_MAX_FAILURE]
         self.context.trial_finished(pb.TrialFinished(trial=told, best=best))
 
