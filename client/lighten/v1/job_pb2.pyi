@@ -506,6 +506,7 @@ class JobResult(_message.Message):
     PROVENANCE_FIELD_NUMBER: _builtins.int
     METRIC_FIELD_NUMBER: _builtins.int
     GOAL_FIELD_NUMBER: _builtins.int
+    STAGES_FIELD_NUMBER: _builtins.int
     attempt: _builtins.int
     """Attempt that made it."""
     metric: _spec_pb2.Metric.ValueType
@@ -542,6 +543,10 @@ class JobResult(_message.Message):
     def goal(self) -> Global___GoalReport:
         """What came of Plan.goal."""
 
+    @_builtins.property
+    def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageReport]:
+        """Every stage in its order, and what it really ran on."""
+
     def __init__(
         self,
         *,
@@ -556,14 +561,50 @@ class JobResult(_message.Message):
         provenance: Global___Provenance | None = ...,
         metric: _spec_pb2.Metric.ValueType = ...,
         goal: Global___GoalReport | None = ...,
+        stages: _abc.Iterable[Global___StageReport] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "goal", b"goal", "naive", b"naive", "optimized", b"optimized", "provenance", b"provenance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "attempt", b"attempt", "baseline", b"baseline", "checks", b"checks", "goal", b"goal", "metric", b"metric", "naive", b"naive", "optimized", b"optimized", "provenance", b"provenance", "steps", b"steps", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "attempt", b"attempt", "baseline", b"baseline", "checks", b"checks", "goal", b"goal", "metric", b"metric", "naive", b"naive", "optimized", b"optimized", "provenance", b"provenance", "stages", b"stages", "steps", b"steps", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JobResult: _TypeAlias = JobResult  # noqa: Y015
+
+@_typing.final
+class StageReport(_message.Message):
+    """One stage of the attempt that made the result."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAGE_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    seconds: _builtins.float
+    device: _builtins.str
+    """Device of the model during the stage, for example "cpu" or "cuda:0 NVIDIA A10"."""
+    provider: _builtins.str
+    """Execution provider of ONNX Runtime that really ran, for example "CUDAExecutionProvider";
+    empty where it did not run.
+    """
+    @_builtins.property
+    def stage(self) -> Global___Stage: ...
+    def __init__(
+        self,
+        *,
+        stage: Global___Stage | None = ...,
+        seconds: _builtins.float = ...,
+        device: _builtins.str = ...,
+        provider: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["stage", b"stage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "provider", b"provider", "seconds", b"seconds", "stage", b"stage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StageReport: _TypeAlias = StageReport  # noqa: Y015
 
 @_typing.final
 class GoalReport(_message.Message):

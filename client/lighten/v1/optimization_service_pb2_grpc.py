@@ -31,6 +31,10 @@ class OptimizationServiceStub:
     Every error carries a google.rpc.ErrorInfo with domain "lighten" and a stable reason; one that
     the caller can mend carries a google.rpc.BadRequest with the fields at fault. Any RPC can return
     UNAVAILABLE while the server drains or its store is out of reach: try again with backoff.
+
+    Where callers need a token, it is sent as metadata `authorization: Bearer TOKEN`. Any RPC can then
+    return UNAUTHENTICATED (no token, an unknown or an expired one), PERMISSION_DENIED (reason
+    ROLE_TOO_LOW; metadata `needed_role`), and NOT_FOUND for what belongs to another project.
     """
 
     def __init__(self, channel):
@@ -102,6 +106,10 @@ class OptimizationServiceServicer:
     Every error carries a google.rpc.ErrorInfo with domain "lighten" and a stable reason; one that
     the caller can mend carries a google.rpc.BadRequest with the fields at fault. Any RPC can return
     UNAVAILABLE while the server drains or its store is out of reach: try again with backoff.
+
+    Where callers need a token, it is sent as metadata `authorization: Bearer TOKEN`. Any RPC can then
+    return UNAUTHENTICATED (no token, an unknown or an expired one), PERMISSION_DENIED (reason
+    ROLE_TOO_LOW; metadata `needed_role`), and NOT_FOUND for what belongs to another project.
     """
 
     def CreateJob(self, request, context):
@@ -270,6 +278,10 @@ class OptimizationService:
     Every error carries a google.rpc.ErrorInfo with domain "lighten" and a stable reason; one that
     the caller can mend carries a google.rpc.BadRequest with the fields at fault. Any RPC can return
     UNAVAILABLE while the server drains or its store is out of reach: try again with backoff.
+
+    Where callers need a token, it is sent as metadata `authorization: Bearer TOKEN`. Any RPC can then
+    return UNAUTHENTICATED (no token, an unknown or an expired one), PERMISSION_DENIED (reason
+    ROLE_TOO_LOW; metadata `needed_role`), and NOT_FOUND for what belongs to another project.
     """
 
     @staticmethod

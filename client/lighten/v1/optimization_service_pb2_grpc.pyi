@@ -32,6 +32,10 @@ class OptimizationServiceStub:
     Every error carries a google.rpc.ErrorInfo with domain "lighten" and a stable reason; one that
     the caller can mend carries a google.rpc.BadRequest with the fields at fault. Any RPC can return
     UNAVAILABLE while the server drains or its store is out of reach: try again with backoff.
+
+    Where callers need a token, it is sent as metadata `authorization: Bearer TOKEN`. Any RPC can then
+    return UNAUTHENTICATED (no token, an unknown or an expired one), PERMISSION_DENIED (reason
+    ROLE_TOO_LOW; metadata `needed_role`), and NOT_FOUND for what belongs to another project.
     """
 
     @_typing.overload
@@ -92,6 +96,10 @@ class OptimizationServiceAsyncStub(OptimizationServiceStub):
     Every error carries a google.rpc.ErrorInfo with domain "lighten" and a stable reason; one that
     the caller can mend carries a google.rpc.BadRequest with the fields at fault. Any RPC can return
     UNAVAILABLE while the server drains or its store is out of reach: try again with backoff.
+
+    Where callers need a token, it is sent as metadata `authorization: Bearer TOKEN`. Any RPC can then
+    return UNAUTHENTICATED (no token, an unknown or an expired one), PERMISSION_DENIED (reason
+    ROLE_TOO_LOW; metadata `needed_role`), and NOT_FOUND for what belongs to another project.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -148,6 +156,10 @@ class OptimizationServiceServicer(metaclass=_abc_1.ABCMeta):
     Every error carries a google.rpc.ErrorInfo with domain "lighten" and a stable reason; one that
     the caller can mend carries a google.rpc.BadRequest with the fields at fault. Any RPC can return
     UNAVAILABLE while the server drains or its store is out of reach: try again with backoff.
+
+    Where callers need a token, it is sent as metadata `authorization: Bearer TOKEN`. Any RPC can then
+    return UNAUTHENTICATED (no token, an unknown or an expired one), PERMISSION_DENIED (reason
+    ROLE_TOO_LOW; metadata `needed_role`), and NOT_FOUND for what belongs to another project.
     """
 
     @_abc_1.abstractmethod

@@ -36,6 +36,7 @@ class AttachRequest(_message.Message):
     FINISHED_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
     STOPPED_FIELD_NUMBER: _builtins.int
+    STEP_FINISHED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -48,6 +49,10 @@ class AttachRequest(_message.Message):
     def failed(self) -> Global___Failed: ...
     @_builtins.property
     def stopped(self) -> Global___Stopped: ...
+    @_builtins.property
+    def step_finished(self) -> Global___StepResultRef:
+        """Acknowledged by nothing: the newest one that was stored comes back in the next welcome."""
+
     def __init__(
         self,
         *,
@@ -57,12 +62,13 @@ class AttachRequest(_message.Message):
         finished: Global___Finished | None = ...,
         failed: Global___Failed | None = ...,
         stopped: Global___Stopped | None = ...,
+        step_finished: Global___StepResultRef | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "failed", b"failed", "finished", b"finished", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "stopped", b"stopped"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "failed", b"failed", "finished", b"finished", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "step_finished", b"step_finished", "stopped", b"stopped"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "failed", b"failed", "finished", b"finished", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "stopped", b"stopped"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "failed", b"failed", "finished", b"finished", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "step_finished", b"step_finished", "stopped", b"stopped"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "event", "heartbeat", "finished", "failed", "stopped"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "event", "heartbeat", "finished", "failed", "stopped", "step_finished"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -168,6 +174,7 @@ class Welcome(_message.Message):
     SESSION_TOKEN_FIELD_NUMBER: _builtins.int
     CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
     ATTEMPT_URI_FIELD_NUMBER: _builtins.int
+    RESUME_FROM_FIELD_NUMBER: _builtins.int
     attempt: _builtins.int
     acked_event: _builtins.int
     """Counter of the last event that the server has stored of this attempt."""
@@ -180,6 +187,10 @@ class Welcome(_message.Message):
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResolvedInput]: ...
     @_builtins.property
     def session_token(self) -> Global___SessionToken: ...
+    @_builtins.property
+    def resume_from(self) -> Global___StepResultRef:
+        """The newest step result of an earlier attempt, to go on from. Absent when there is none."""
+
     def __init__(
         self,
         *,
@@ -190,14 +201,73 @@ class Welcome(_message.Message):
         session_token: Global___SessionToken | None = ...,
         cancel_requested: _builtins.bool = ...,
         attempt_uri: _builtins.str = ...,
+        resume_from: Global___StepResultRef | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["resolved_spec", b"resolved_spec", "session_token", b"session_token"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["resolved_spec", b"resolved_spec", "resume_from", b"resume_from", "session_token", b"session_token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acked_event", b"acked_event", "attempt", b"attempt", "attempt_uri", b"attempt_uri", "cancel_requested", b"cancel_requested", "inputs", b"inputs", "resolved_spec", b"resolved_spec", "session_token", b"session_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acked_event", b"acked_event", "attempt", b"attempt", "attempt_uri", b"attempt_uri", "cancel_requested", b"cancel_requested", "inputs", b"inputs", "resolved_spec", b"resolved_spec", "resume_from", b"resume_from", "session_token", b"session_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Welcome: _TypeAlias = Welcome  # noqa: Y015
+
+@_typing.final
+class StepResultRef(_message.Message):
+    """A step result that is whole in object storage, below `attempts/{attempt}/steps/{step_id}/`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    STEP_ID_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    attempt: _builtins.int
+    """Attempt that wrote it."""
+    step_id: _builtins.str
+    """Id of the last step that it contains."""
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepFile]:
+        """Its files; the paths are relative to the folder of the step."""
+
+    def __init__(
+        self,
+        *,
+        attempt: _builtins.int = ...,
+        step_id: _builtins.str = ...,
+        files: _abc.Iterable[Global___StepFile] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "files", b"files", "step_id", b"step_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepResultRef: _TypeAlias = StepResultRef  # noqa: Y015
+
+@_typing.final
+class StepFile(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    bytes: _builtins.int
+    sha256: _builtins.str
+    """Hexadecimal."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        bytes: _builtins.int = ...,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "path", b"path", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepFile: _TypeAlias = StepFile  # noqa: Y015
 
 @_typing.final
 class SessionToken(_message.Message):
@@ -522,21 +592,25 @@ class UrlRequest(_message.Message):
 
     INPUT_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def input(self) -> Global___InputTarget: ...
     @_builtins.property
     def output(self) -> Global___OutputTarget: ...
+    @_builtins.property
+    def step(self) -> Global___StepTarget: ...
     def __init__(
         self,
         *,
         input: Global___InputTarget | None = ...,
         output: Global___OutputTarget | None = ...,
+        step: Global___StepTarget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "output", b"output", "target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "output", b"output", "step", b"step", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "output", b"output", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "output", b"output", "step", b"step", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["input", "output"]  # noqa: Y015
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["input", "output", "step"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
 
@@ -567,6 +641,28 @@ class InputTarget(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InputTarget: _TypeAlias = InputTarget  # noqa: Y015
+
+@_typing.final
+class StepTarget(_message.Message):
+    """Read one file of Welcome.resume_from."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """StepFile.path."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepTarget: _TypeAlias = StepTarget  # noqa: Y015
 
 @_typing.final
 class OutputTarget(_message.Message):

@@ -85,7 +85,8 @@ class WorkerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SignUrls(self, request, context):
-        """Signs a batch of URLs for reading inputs of the job or writing below its own attempt. Errors:
+        """Signs a batch of URLs for reading inputs of the job and the step result that it resumes from,
+        or writing below its own attempt. Errors:
         INVALID_ARGUMENT (path), NOT_FOUND (input), FAILED_PRECONDITION (reason INPUT_CHANGED: an
         input is no longer what was pinned when the job was created).
         """

@@ -51,7 +51,8 @@ class WorkerServiceStub:
     common ones: FAILED_PRECONDITION (reason UNSUPPORTED_PROTOCOL), NOT_FOUND (the job is gone).
     """
     SignUrls: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.SignUrlsRequest, _worker_service_pb2.SignUrlsResponse]
-    """Signs a batch of URLs for reading inputs of the job or writing below its own attempt. Errors:
+    """Signs a batch of URLs for reading inputs of the job and the step result that it resumes from,
+    or writing below its own attempt. Errors:
     INVALID_ARGUMENT (path), NOT_FOUND (input), FAILED_PRECONDITION (reason INPUT_CHANGED: an
     input is no longer what was pinned when the job was created).
     """
@@ -81,7 +82,8 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     common ones: FAILED_PRECONDITION (reason UNSUPPORTED_PROTOCOL), NOT_FOUND (the job is gone).
     """
     SignUrls: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.SignUrlsRequest, _worker_service_pb2.SignUrlsResponse]  # type: ignore[assignment]
-    """Signs a batch of URLs for reading inputs of the job or writing below its own attempt. Errors:
+    """Signs a batch of URLs for reading inputs of the job and the step result that it resumes from,
+    or writing below its own attempt. Errors:
     INVALID_ARGUMENT (path), NOT_FOUND (input), FAILED_PRECONDITION (reason INPUT_CHANGED: an
     input is no longer what was pinned when the job was created).
     """
@@ -120,7 +122,8 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _worker_service_pb2.SignUrlsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_worker_service_pb2.SignUrlsResponse, _abc.Awaitable[_worker_service_pb2.SignUrlsResponse]]:
-        """Signs a batch of URLs for reading inputs of the job or writing below its own attempt. Errors:
+        """Signs a batch of URLs for reading inputs of the job and the step result that it resumes from,
+        or writing below its own attempt. Errors:
         INVALID_ARGUMENT (path), NOT_FOUND (input), FAILED_PRECONDITION (reason INPUT_CHANGED: an
         input is no longer what was pinned when the job was created).
         """
