@@ -6,19 +6,16 @@ is the share of the top-1 that nearest rounding loses against FP32. The interval
 paired difference to FP32.
 """
 
-import argparse
-import logging
 import math
-import os
 import tempfile
 import time
-import warnings
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lighten import v1 as pb
+from tests.benchmarks import common
 from tests.benchmarks.fashion.data import CALIBRATION_IMAGES, test_images
 
 TARGET = 0.9
@@ -74,15 +71,11 @@ def _row(fp32: NDArray[np.bool_], right: NDArray[np.bool_]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # as the local executor does
-    logging.disable(logging.WARNING)
-    warnings.simplefilter("ignore")
+    options = common.parser(__doc__).parse_args()
+    common.settle(options.threads)
     print(
         f"fashion: W4A8 per tensor, {CALIBRATION_IMAGES} calibration images, "
-        f"load {os.getloadavg()[0]:.1f}"
+        f"{common.machine(options.threads)}"
     )
     bench()
 

@@ -6,21 +6,16 @@ batches, in one process and in turns. The pipeline's side is the technique with 
 reporter: what it adds are checks, progress and cancellation. Both must return the same bits.
 """
 
-import argparse
-import gc
-import logging
-import os
 import statistics
 import tempfile
-import time
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from lighten import v1 as pb
+from tests.benchmarks import common
+from tests.benchmarks.common import Cost, cost
 
 TARGET = 1.05
 SIDE = 160
@@ -39,14 +34,6 @@ class Case:
     def title(self) -> str:
         scheme = pb.RangeScheme.Name(self.scheme).removeprefix("RANGE_SCHEME_").lower()
         return f"aimet-{self.engine} {self.architecture} {scheme}"
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Seconds of one calibration."""
-
-    cpu: float
-    wall: float
 
 
 CASES = (
@@ -75,7 +62,7 @@ def bench(case: Case, pairs: int) -> None:
             hand, pipeline = by_hand(), by_pipeline()
             # Neither is always the first.
             sides = (hand, pipeline) if number % 2 else (pipeline, hand)
-            spent = {side: _cost(side.run) for side in sides}
+            spent = {side: cost(side.run) for side in sides}
             costs.append((spent[hand], spent[pipeline]))
             np.testing.assert_array_equal(hand.predict(), pipeline.predict())
     report(case.title, costs[1:])  # the first pair warms up
@@ -85,7 +72,7 @@ def report(title: str, costs: list[tuple[Cost, Cost]]) -> None:
     cpu = [pipeline.cpu / hand.cpu for hand, pipeline in costs]
     wall = [pipeline.wall / hand.wall for hand, pipeline in costs]
     hand, pipeline = (
-        statistics.median(cost.cpu for cost in side) for side in zip(*costs, strict=True)
+        statistics.median(spent.cpu for spent in side) for side in zip(*costs, strict=True)
     )
     print(
         f"{title}: by hand {hand:.2f} s of CPU, pipeline {pipeline:.2f} s\n"
@@ -96,30 +83,20 @@ def report(title: str, costs: list[tuple[Cost, Cost]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = common.parser(__doc__)
     parser.add_argument("only", nargs="*", metavar="WORD", help="cases whose title has all of them")
     parser.add_argument(
         "--pairs", type=int, help="for every case; by default 7, and 2 of the slow ones"
     )
-    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # as the local executor does
-    logging.disable(logging.WARNING)
-    warnings.simplefilter("ignore")
+    common.settle(options.threads)
     print(
-        f"pipeline: {BATCHES} batches of {BATCH_SIZE} at {SIDE} px, {options.threads} thread(s), "
-        f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}"
+        f"pipeline: {BATCHES} batches of {BATCH_SIZE} at {SIDE} px, "
+        f"{common.machine(options.threads)}"
     )
     for case in CASES:
         if all(word in case.title for word in options.only):
             bench(case, options.pairs or case.pairs)
-
-
-def _cost(run: Callable[[], object]) -> Cost:
-    gc.collect()
-    cpu, wall = time.process_time(), time.perf_counter()
-    run()
-    return Cost(time.process_time() - cpu, time.perf_counter() - wall)
 
 
 def _ratios(values: list[float]) -> str:

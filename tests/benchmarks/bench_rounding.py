@@ -5,20 +5,15 @@ Both sides go from one float model to a calibrated W4A8 one on the same samples,
 and seed, each once and in turns. SQNR against FP32 is that of other samples.
 """
 
-import argparse
-import gc
-import logging
-import os
 import tempfile
-import time
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from lighten import v1 as pb
+from tests.benchmarks import common
+from tests.benchmarks.common import cost
 
 TARGET = 0.5
 BATCH_SIZE = 32
@@ -39,14 +34,6 @@ class Case:
     def title(self) -> str:
         technique = f"ada_round {self.iterations} iterations" if self.iterations else "seq_mse"
         return f"aimet-{self.engine} {self.architecture} {technique}"
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Seconds of one side."""
-
-    cpu: float
-    wall: float
 
 
 CASES = (
@@ -75,8 +62,8 @@ def bench(case: Case) -> None:
         setting = Setting(case.architecture, case.side, scheme, seen, Path(folder))
         make = {"torch": torch_sides, "onnx": onnx_sides}[case.engine]
         reference, nearest, pipeline, by_hand = make(Work(setting, case.iterations))
-        _cost(nearest.run)  # warms up
-        ours, theirs = _cost(pipeline.run), _cost(by_hand.run)
+        cost(nearest.run)  # warms up
+        ours, theirs = cost(pipeline.run), cost(by_hand.run)
         print(
             f"{case.title}, {case.batches * BATCH_SIZE} samples of {case.side} px\n"
             f"  wall time: AIMET {theirs.wall:.1f} s, pipeline {ours.wall:.1f} s: "
@@ -100,25 +87,12 @@ def _pictures(case: Case, batches: int, seed: int) -> list[dict[str, np.ndarray]
     ]
 
 
-def _cost(run: Callable[[], object]) -> Cost:
-    gc.collect()
-    cpu, wall = time.process_time(), time.perf_counter()
-    run()
-    return Cost(time.process_time() - cpu, time.perf_counter() - wall)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = common.parser(__doc__)
     parser.add_argument("only", nargs="*", metavar="WORD", help="cases whose title has all of them")
-    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # as the local executor does
-    logging.disable(logging.WARNING)
-    warnings.simplefilter("ignore")
-    print(
-        f"rounding: {options.threads} thread(s), {os.cpu_count()} CPUs, "
-        f"load {os.getloadavg()[0]:.1f}"
-    )
+    common.settle(options.threads)
+    print(f"rounding: {common.machine(options.threads)}")
     for case in CASES:
         if all(word in case.title for word in options.only):
             bench(case)

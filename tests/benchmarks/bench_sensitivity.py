@@ -7,18 +7,16 @@ the whole model for each. Also timed is Lighten's whole technique, which has few
 and the activation after it are one) and more figures.
 """
 
-import argparse
-import logging
-import os
 import statistics
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from tests.benchmarks import common
 
 TARGET = 0.5
 SIDE = 64
@@ -79,18 +77,14 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = common.parser(__doc__)
     parser.add_argument("only", nargs="*", choices=(*ENGINES, []), metavar="ENGINE")
     parser.add_argument("--pairs", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # as the local executor does
-    logging.disable(logging.WARNING)
-    warnings.simplefilter("ignore")
+    common.settle(options.threads)
     print(
         f"sensitivity: MobileNetV2 with ImageNet weights, {BATCHES} batches of 8 photos at "
-        f"{SIDE} px, {options.threads} thread(s), {os.cpu_count()} CPUs, "
-        f"load {os.getloadavg()[0]:.1f}"
+        f"{SIDE} px, {common.machine(options.threads)}"
     )
     for engine in options.only or ENGINES:
         bench(engine, options.pairs)

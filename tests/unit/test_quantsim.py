@@ -8,6 +8,7 @@ import pytest
 from lighten import v1 as pb
 from lighten_service.jobs import support
 from lighten_service.jobs.errors import InvalidArgument
+from lighten_service.jobs.resolve import with_defaults
 from lighten_service.worker import quantsim
 
 ENGINES = [pb.ENGINE_TORCH, pb.ENGINE_ONNX]
@@ -94,10 +95,11 @@ def test_widths_and_schemes() -> None:
     assert (quantsim.weight_bits(config), quantsim.activation_bits(config)) == (4, 8)
     assert quantsim.scheme_name(pb.RANGE_SCHEME_SQNR) == "tf_enhanced"
     assert quantsim.percentile_value(pb.Calibrate()) is None
-    percentile = pb.Calibrate(scheme=pb.RANGE_SCHEME_PERCENTILE)
-    assert quantsim.percentile_value(percentile) == 99.99
-    percentile.percentile = 99.0
+    percentile = pb.Calibrate(scheme=pb.RANGE_SCHEME_PERCENTILE, percentile=99.0)
     assert quantsim.percentile_value(percentile) == 99.0
+    assert quantsim.percentile_value(with_defaults(percentile)) == 99.0
+    percentile.ClearField("percentile")
+    assert quantsim.percentile_value(with_defaults(percentile)) == 99.99
 
 
 def test_the_control_plane_lists_the_same_configurations() -> None:

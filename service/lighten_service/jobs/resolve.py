@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
@@ -13,6 +13,8 @@ from google.protobuf.message import Message
 from lighten import v1 as pb
 from lighten_service.jobs.support import ARRAY_FORMATS, LABELLED_ARRAY_FORMATS
 from lighten_service.jobs.widths import next_wider
+
+M = TypeVar("M", bound=Message)
 
 _FLOATS: Final = frozenset({FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT})
 _PIXEL_SCALE: Final = 1 / 255
@@ -53,6 +55,17 @@ def resolve(spec: pb.JobSpec, defaults: ResourceDefaults) -> pb.JobSpec:
     _resolve_resources(resolved.resources, defaults)
     _resolve_goal(resolved.plan, resolved.resources.run_timeout)
     return resolved
+
+
+def with_defaults(message: M) -> M:
+    """Return a copy with every default that its .proto gives, of messages that it holds too.
+
+    Defaults that depend on other fields are those of ``resolve`` alone.
+    """
+    filled = type(message)()
+    filled.CopyFrom(message)
+    _fill(filled)
+    return filled
 
 
 @dataclass(frozen=True, slots=True)

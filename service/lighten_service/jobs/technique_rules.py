@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from lighten import v1 as pb
 from lighten_service.jobs.errors import Violation
+from lighten_service.jobs.resolve import with_defaults
 from lighten_service.jobs.support import BLOCKWISE, WIDE_TYPES_OPSET, type_support
 from lighten_service.jobs.widths import INTEGER_BITS, next_wider
 
@@ -71,7 +72,8 @@ def _equalization(
 def _ada_round(spec: pb.JobSpec, parameters: pb.AdaRound, path: str) -> Iterator[Violation]:
     yield from _layer_grids(spec.plan.quantization, "ada_round")
     yield from _layers(parameters, path)
-    start, end = (_given_or_default(parameters, name) for name in ("beta_start", "beta_end"))
+    filled = with_defaults(parameters)
+    start, end = filled.beta_start, filled.beta_end
     if start < end:
         field = "beta_start" if parameters.HasField("beta_start") else "beta_end"
         yield Violation(
@@ -171,13 +173,6 @@ def _layer_grids(quantization: pb.QuantizationConfig, technique: str) -> Iterato
 def _layers(parameters: pb.AdaRound | pb.SequentialMse, path: str) -> Iterator[Violation]:
     if parameters.HasField("layers"):
         yield from check_selector(parameters.layers, f"{path}.layers")
-
-
-def _given_or_default(parameters: pb.AdaRound, name: str) -> float:
-    if parameters.HasField(name):  # type: ignore[arg-type]  # stubs want literals
-        return float(getattr(parameters, name))
-    field = parameters.DESCRIPTOR.fields_by_name[name]
-    return float(field.GetOptions().Extensions[pb.bounds].default_value)
 
 
 def _name(data_type: pb.DataType.ValueType) -> str:

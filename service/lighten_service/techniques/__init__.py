@@ -10,6 +10,7 @@ import torch
 
 from lighten import v1 as pb
 from lighten_service.jobs.errors import InvalidArgument
+from lighten_service.jobs.resolve import with_defaults
 from lighten_service.techniques.activation_equalization import ActivationEqualization
 from lighten_service.techniques.ada_round import AdaRound
 from lighten_service.techniques.analyze_sensitivity import AnalyzeSensitivity
@@ -44,7 +45,7 @@ TECHNIQUES: Final[Mapping[str, Technique[Any]]] = MappingProxyType(
 
 
 def run_step(context: StepContext, model: WorkingModel, step: pb.Step) -> Findings:
-    """Run the technique of a step on the model, in place.
+    """Run the technique of a step on the model, in place; absent parameters have their defaults.
 
     Raises:
         InvalidArgument: MISSING_TECHNIQUE, the step holds none.
@@ -58,7 +59,7 @@ def run_step(context: StepContext, model: WorkingModel, step: pb.Step) -> Findin
             "MISSING_TECHNIQUE", f"step {step.id!r} names no technique", field="plan.steps"
         )
     _seed(context)
-    return TECHNIQUES[name].run(context, model, getattr(step, name))
+    return TECHNIQUES[name].run(context, model, getattr(with_defaults(step), name))
 
 
 def _seed(context: StepContext) -> None:

@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
-import torch
-
 from lighten import v1 as pb
 from lighten_service.techniques.base import Findings, NotApplicable
 from lighten_service.techniques.calibrate import Calibrate
+from lighten_service.worker import analyses
 from lighten_service.worker.algorithms.channel_ranges import (
     EqualizedSet,
     equalized_sets,
@@ -17,7 +16,6 @@ from lighten_service.worker.algorithms.channel_ranges import (
 )
 from lighten_service.worker.algorithms.fidelity import required_calibration, sqnr_between
 from lighten_service.worker.algorithms.weight_layers import choose_samples, listed_reasons
-from lighten_service.worker.analyses import EqualizedActivation, Range
 from lighten_service.worker.context import StepContext
 from lighten_service.worker.graphs.channels import channel_sets
 from lighten_service.worker.judge import TUNING_SAMPLES
@@ -26,8 +24,6 @@ from lighten_service.worker.rescale import ChannelScales
 from lighten_service.worker.samples import Head
 
 FORMAT_VERSION = 1
-_DEFAULT_STRENGTH = 0.5
-_DEFAULT_SAMPLES = 64
 # Fewer leave channels whose largest value was not seen.
 _ENOUGH_SAMPLES = 32
 # A float model further from itself has lost more than quantization shall cost, dB.
@@ -70,7 +66,7 @@ class _Choice:
     equalized: Sequence[EqualizedSet]
     scales: Mapping[str, ChannelScales]
     # Why, by the layer that writes first.
-    left: Mapping[str, str]
+    left: dict[str, str]
     samples: int
 
 
@@ -78,10 +74,9 @@ def _choose(
     context: StepContext, model: WorkingModel, parameters: pb.ActivationEqualization
 ) -> _Choice:
     """Choose scales on a copy, which is quantized so that its layers can be gone through."""
-    given = parameters.HasField
-    limit = parameters.max_samples if given("max_samples") else _DEFAULT_SAMPLES
-    strength = parameters.strength if given("strength") else _DEFAULT_STRENGTH
-    samples = choose_samples(context, limit, _ENOUGH_SAMPLES, "ranges of channels are measured")
+    samples = choose_samples(
+        context, parameters.max_samples, _ENOUGH_SAMPLES, "ranges of channels are measured"
+    )
     with closing(model.copy()) as copy:
         first = replace(context.part(0.0, _MEASURE), calibration=replace(samples, limit=1))
         Calibrate().run(first, copy, _MIN_MAX)
@@ -89,7 +84,7 @@ def _choose(
         layers = quantized.layers()
         sets = channel_sets(copy.graph(), layers)
         ranges = input_ranges(context.part(_MEASURE, _COMPARE), quantized, samples)
-        equalized, left = equalized_sets(quantized, sets, ranges, strength)
+        equalized, left = equalized_sets(quantized, sets, ranges, parameters.strength)
         scales = layer_scales(layers, equalized)
     return _Choice(equalized, scales, left, samples.count)
 
@@ -118,24 +113,19 @@ def _findings(choice: _Choice, folded: int, fidelity: float) -> Findings:
             "float_sqnr_db": fidelity,
             "calibration_samples": choice.samples,
         },
-        {
-            "format_version": FORMAT_VERSION,
-            "activations": [_row(one) for one in choice.equalized],
-            "left": choice.left,
-        },
+        analyses.ActivationEqualization(
+            format_version=FORMAT_VERSION,
+            activations=[_row(one) for one in choice.equalized],
+            left=choice.left,
+        ),
     )
 
 
-def _row(one: EqualizedSet) -> EqualizedActivation:
+def _row(one: EqualizedSet) -> analyses.EqualizedActivation:
     return {
         "tensors": one.tensors.tensors,
         "writers": one.tensors.writers,
         "readers": one.tensors.readers,
-        "before": _rounded(one.ranges),
-        "after": _rounded(one.ranges * one.scales[:, None]),
+        "before": analyses.rounded(one.ranges.tolist()),
+        "after": analyses.rounded((one.ranges * one.scales[:, None]).tolist()),
     }
-
-
-def _rounded(ranges: torch.Tensor) -> list[Range]:
-    # For plots; all digits would fill megabytes.
-    return [[float(f"{value:.5g}") for value in row] for row in ranges.tolist()]

@@ -6,6 +6,7 @@ import torch
 
 from lighten import v1 as pb
 from lighten_service.techniques.base import Findings, NotApplicable
+from lighten_service.worker import analyses
 from lighten_service.worker.algorithms import unfold
 from lighten_service.worker.algorithms.fidelity import required_calibration
 from lighten_service.worker.algorithms.recalibration import recalibrate
@@ -17,7 +18,6 @@ from lighten_service.worker.algorithms.weight_layers import (
     choose_layers,
     choose_samples,
 )
-from lighten_service.worker.analyses import RoundedLayer
 from lighten_service.worker.context import StepContext
 from lighten_service.worker.model import WorkingModel
 from lighten_service.worker.quantized import QuantizedModel, Visit, WeightGrid
@@ -69,7 +69,7 @@ class _Rounding:
         schedule: Schedule,
         cost: CostEstimate,
     ) -> None:
-        self.rows: list[RoundedLayer] = []
+        self.rows: list[analyses.RoundedLayer] = []
         self._context, self._quantized = context, quantized
         self._schedule, self._cost = schedule, cost
         self._generator = torch.Generator().manual_seed(context.rng().getrandbits(63))
@@ -141,7 +141,7 @@ def _dearest(cost: CostEstimate) -> str:
 
 
 def _findings(
-    rows: list[RoundedLayer], layers: WeightLayers, estimated_seconds: float, samples: int
+    rows: list[analyses.RoundedLayer], layers: WeightLayers, estimated_seconds: float, samples: int
 ) -> Findings:
     kept = sum(row["kept_nearest"] for row in rows)
     summary = f"roundings of {len(rows) - kept} layers learnt on {samples} samples"
@@ -158,5 +158,5 @@ def _findings(
             "calibration_samples": samples,
             "estimated_seconds": estimated_seconds,
         },
-        {"format_version": FORMAT_VERSION, "layers": rows, "left": layers.left},
+        analyses.Rounding(format_version=FORMAT_VERSION, layers=rows, left=layers.left),
     )

@@ -9,6 +9,7 @@ from lighten import v1 as pb
 from lighten_service.techniques.base import Findings
 from lighten_service.worker.algorithms.fidelity import required_calibration
 from lighten_service.worker.algorithms.sensitivity import by_layer, group_sqnr_db
+from lighten_service.worker.algorithms.weight_layers import warn_if_few
 from lighten_service.worker.analyses import (
     ActivationRange,
     AnalyzedLayer,
@@ -39,12 +40,13 @@ class AnalyzeSensitivity:
         self, context: StepContext, model: WorkingModel, parameters: pb.AnalyzeSensitivity
     ) -> Findings:
         samples = Head(required_calibration(context), parameters.max_samples)
-        if samples.count < _ENOUGH_SAMPLES:
-            context.warn(
-                "TOO_FEW_SAMPLES",
-                f"the sensitivity of layers was measured on {samples.count} samples, so that close "
-                f"ones may stand in another order for others; {_ENOUGH_SAMPLES} would do",
-            )
+        warn_if_few(
+            context,
+            samples,
+            _ENOUGH_SAMPLES,
+            "the sensitivity of layers was measured",
+            "so that close ones may stand in another order for others",
+        )
         quantized = model.quantized_model()
         groups = by_layer(quantized.quantizers())
         whole, alone = _measure(context.part(0.0, 0.8), quantized, groups, samples.count)

@@ -34,7 +34,7 @@ class Technique(Protocol[P]):
     """One file in this folder, one message in techniques.proto, one line in the registry."""
 
     def run(self, context: StepContext, model: WorkingModel, parameters: P) -> Findings:
-        """Change ``model`` in place.
+        """Change ``model`` in place. ``parameters`` has every default of its .proto.
 
         Raises:
             NotApplicable: there is nothing to do here.

@@ -4,20 +4,19 @@ from collections.abc import Sequence
 
 from lighten import v1 as pb
 from lighten_service.techniques.base import Findings, NotApplicable
+from lighten_service.worker import analyses
 from lighten_service.worker.algorithms.bias_correction import (
     Correction,
     correct_analytically,
     correct_empirically,
 )
 from lighten_service.worker.algorithms.fidelity import required_calibration
-from lighten_service.worker.algorithms.weight_layers import listed_reasons
-from lighten_service.worker.analyses import BiasCorrectionLayer
+from lighten_service.worker.algorithms.weight_layers import listed_reasons, warn_if_few
 from lighten_service.worker.context import StepContext
 from lighten_service.worker.model import WorkingModel
 from lighten_service.worker.samples import Head
 
 FORMAT_VERSION = 1
-_DEFAULT_SAMPLES = 128
 # Fewer measure the samples more than the shift that they have in common.
 _ENOUGH_SAMPLES = 32
 
@@ -39,19 +38,18 @@ class BiasCorrection:
 def _empirical(
     context: StepContext, model: WorkingModel, parameters: pb.BiasCorrection
 ) -> Findings:
-    calibration = required_calibration(context)
-    limit = parameters.max_samples if parameters.HasField("max_samples") else _DEFAULT_SAMPLES
-    samples = Head(calibration, limit)
+    samples = Head(required_calibration(context), parameters.max_samples)
     both = parameters.method != pb.BIAS_CORRECTION_METHOD_EMPIRICAL_WEIGHTS
     corrections = list(
         correct_empirically(context, model.quantized_model(), samples, quantize_activations=both)
     )
-    if samples.count < _ENOUGH_SAMPLES:
-        context.warn(
-            "TOO_FEW_SAMPLES",
-            f"mean outputs were measured on {samples.count} samples, which says more about these "
-            f"than about others; {_ENOUGH_SAMPLES} would do",
-        )
+    warn_if_few(
+        context,
+        samples,
+        _ENOUGH_SAMPLES,
+        "mean outputs were measured",
+        "which says more about these than about others",
+    )
     return _findings(corrections, {"calibration_samples": samples.count})
 
 
@@ -76,7 +74,9 @@ def _findings(corrections: Sequence[Correction], values: dict[str, float]) -> Fi
     return Findings(
         summary,
         {"corrected_layers": corrected, "left_layers": len(left), **values},
-        {"format_version": FORMAT_VERSION, "layers": [_row(one) for one in corrections]},
+        analyses.BiasCorrection(
+            format_version=FORMAT_VERSION, layers=[_row(one) for one in corrections]
+        ),
     )
 
 
@@ -84,7 +84,7 @@ def _reasons(left: Sequence[Correction]) -> str:
     return listed_reasons({correction.layer: correction.reason for correction in left})
 
 
-def _row(correction: Correction) -> BiasCorrectionLayer:
+def _row(correction: Correction) -> analyses.BiasCorrectionLayer:
     if correction.shift is None:
         return {"layer": correction.layer, "left": correction.reason}
     return {"layer": correction.layer, "shift_rms": float(correction.shift.square().mean().sqrt())}

@@ -1,13 +1,11 @@
 """Post-training quantization with ranges chosen from calibration data."""
 
-from collections.abc import Iterator
-
 from lighten import v1 as pb
 from lighten_service.jobs.errors import FailedPrecondition
 from lighten_service.techniques.base import Findings
+from lighten_service.worker.algorithms.recalibration import Feed
 from lighten_service.worker.context import StepContext
-from lighten_service.worker.data import Samples
-from lighten_service.worker.model import Batch, WorkingModel
+from lighten_service.worker.model import WorkingModel
 
 
 class Calibrate:
@@ -22,9 +20,9 @@ class Calibrate:
                 field="calibration",
             )
         total = samples.count
-        progress = _Progress(context, samples)
+        feed = Feed(context, samples)
         counts = model.calibrate(
-            context.quantization, parameters, progress.batches, on_batch=progress.on_batch
+            context.quantization, parameters, feed.batches, on_batch=feed.on_batch
         )
         weights, activations = counts["weight_quantizers"], counts["activation_quantizers"]
         summary = (
@@ -32,21 +30,3 @@ class Calibrate:
             f"{total} samples"
         )
         return Findings(summary, {**counts, "calibration_samples": total})
-
-
-class _Progress:
-    """Counts samples as they go into the model and come out of it."""
-
-    def __init__(self, context: StepContext, samples: Samples) -> None:
-        self._context = context
-        self._samples = samples
-        self._given = 0
-
-    def batches(self) -> Iterator[Batch]:
-        self._given = 0
-        for batch in self._samples.batches():
-            self._given += batch.size
-            yield batch.inputs
-
-    def on_batch(self, done: int) -> None:  # noqa: ARG002
-        self._context.progress(self._given, max(self._samples.count, self._given), "samples")

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from lighten import v1 as pb
 from lighten_service.techniques.base import Findings, NotApplicable
 from lighten_service.techniques.calibrate import Calibrate
+from lighten_service.worker import analyses
 from lighten_service.worker.algorithms.fidelity import required_calibration, sqnr_to_float
-from lighten_service.worker.analyses import EqualizedLayer
 from lighten_service.worker.context import StepContext
 from lighten_service.worker.graphs.weight_ranges import Ranges, weight_ranges
 from lighten_service.worker.model import WorkingModel
@@ -35,7 +35,7 @@ class CrossLayerEqualization:
             folded = model.fold_batch_norms()
             before = _ranges(model)
             replaced = parts.replace_relu6() if parameters.replace_relu6 else 0
-            scaled = parts.scale() if _scales(parameters) else 0
+            scaled = parts.scale() if parameters.scaling else 0
             absorbed = parts.absorb(parameters.high_bias_absorption)
         # A model whose ReLU6 are gone has changed, so the step was not left out.
         if not (replaced or scaled or absorbed):
@@ -50,7 +50,7 @@ class CrossLayerEqualization:
         return Findings(
             _summary(replaced, scaled, absorbed),
             counts | parts.figures,
-            {"format_version": FORMAT_VERSION, "layers": layers},
+            analyses.Equalization(format_version=FORMAT_VERSION, layers=layers),
         )
 
 
@@ -128,10 +128,6 @@ class _Parts:
             self.figures[name] = self.sqnr_db(self.model)
 
 
-def _scales(parameters: pb.CrossLayerEqualization) -> bool:
-    return parameters.scaling if parameters.HasField("scaling") else True
-
-
 def _summary(replaced: int, scaled: int, absorbed: int) -> str:
     parts = (
         (replaced, f"{replaced} ReLU6 replaced by ReLU"),
@@ -142,7 +138,7 @@ def _summary(replaced: int, scaled: int, absorbed: int) -> str:
 
 
 def _reason(parameters: pb.CrossLayerEqualization) -> str:
-    if not _scales(parameters):
+    if not parameters.scaling:
         return "neither a ReLU6 to replace nor a high bias of a scaled pair was found"
     reason = "no two convolutions follow each other with at most a ReLU between them"
     if not parameters.replace_relu6:
@@ -154,13 +150,15 @@ def _ranges(model: WorkingModel) -> dict[str, Ranges]:
     return weight_ranges(model.graph(), modules=model.engine == pb.ENGINE_TORCH)
 
 
-def _rows(before: Mapping[str, Ranges], after: Mapping[str, Ranges]) -> list[EqualizedLayer]:
+def _rows(
+    before: Mapping[str, Ranges], after: Mapping[str, Ranges]
+) -> list[analyses.EqualizedLayer]:
     return [
-        {"layer": layer, "before": _rounded(ranges), "after": _rounded(after[layer])}
-        for layer, ranges in before.items()
+        {
+            "layer": layer,
+            "before": analyses.rounded(ranges.tolist()),
+            "after": analyses.rounded(scaled.tolist()),
+        }
+        # By position: exporters number weights that no module gives its name.
+        for (layer, ranges), scaled in zip(before.items(), after.values(), strict=True)
     ]
-
-
-def _rounded(ranges: Ranges) -> list[list[float]]:
-    # For plots; all digits would fill megabytes.
-    return [[float(f"{value:.5g}") for value in row] for row in ranges]

@@ -6,6 +6,7 @@ from lighten import v1 as pb
 from lighten_service.jobs.errors import InvalidArgument
 from lighten_service.jobs.widths import INTEGER_BITS, next_wider
 from lighten_service.techniques.base import Findings, NotApplicable
+from lighten_service.worker import analyses
 from lighten_service.worker.algorithms.fidelity import agreement, required_calibration, sqnr_db
 from lighten_service.worker.algorithms.sensitivity import (
     LayerSensitivity,
@@ -13,13 +14,11 @@ from lighten_service.worker.algorithms.sensitivity import (
     most_sensitive_first,
 )
 from lighten_service.worker.algorithms.widening import Widening, WiderTypes, fewest
-from lighten_service.worker.analyses import AllottedLayer
 from lighten_service.worker.context import StepContext
 from lighten_service.worker.evaluation import Evaluation
 from lighten_service.worker.model import WorkingModel
 
 FORMAT_VERSION = 1
-_DEFAULT_SAMPLES = 64
 
 
 class MixedPrecision:
@@ -32,7 +31,7 @@ class MixedPrecision:
         self, context: StepContext, model: WorkingModel, parameters: pb.MixedPrecision
     ) -> Findings:
         calibration = required_calibration(context)
-        limit = parameters.max_samples if parameters.HasField("max_samples") else _DEFAULT_SAMPLES
+        limit = parameters.max_samples
         wider = _wider_types(context.quantization, parameters)
         found = most_sensitive_first(layer_sensitivities(context.part(0.0, 0.6), model, limit))
         layers = [layer for layer in found if any(map(wider.bits, layer.quantizers))]
@@ -53,11 +52,11 @@ class MixedPrecision:
                 "sqnr_db_after": sqnr_db(after),
                 "bops_ratio": widening.bops_ratio(),
             },
-            {
-                "format_version": FORMAT_VERSION,
-                "samples": before.samples,
-                "layers": _rows(found, widening),
-            },
+            analyses.MixedPrecision(
+                format_version=FORMAT_VERSION,
+                samples=before.samples,
+                layers=_rows(found, widening),
+            ),
         )
 
 
@@ -149,13 +148,13 @@ def _summary(widening: Widening, before: Evaluation, after: Evaluation) -> str:
     )
 
 
-def _rows(found: tuple[LayerSensitivity, ...], widening: Widening) -> list[AllottedLayer]:
+def _rows(found: tuple[LayerSensitivity, ...], widening: Widening) -> list[analyses.AllottedLayer]:
     widened = {layer.layer for layer in widening.layers[: widening.count]}
     return [_row(layer, widening.wider, layer.layer in widened) for layer in found]
 
 
-def _row(layer: LayerSensitivity, wider: WiderTypes, widened: bool) -> AllottedLayer:
-    row: AllottedLayer = {
+def _row(layer: LayerSensitivity, wider: WiderTypes, widened: bool) -> analyses.AllottedLayer:
+    row: analyses.AllottedLayer = {
         "layer": layer.layer,
         "op": layer.op,
         "alone_db": layer.sqnr_db,

@@ -4,18 +4,17 @@ from collections.abc import Sequence
 
 from lighten import v1 as pb
 from lighten_service.techniques.base import Findings, NotApplicable
+from lighten_service.worker import analyses
 from lighten_service.worker.algorithms.batch_norms import Reestimated, reestimate
 from lighten_service.worker.algorithms.fidelity import required_calibration, sqnr_db, tune
 from lighten_service.worker.algorithms.recalibration import recalibrate
-from lighten_service.worker.algorithms.weight_layers import listed_reasons
-from lighten_service.worker.analyses import ReestimatedLayer
+from lighten_service.worker.algorithms.weight_layers import listed_reasons, warn_if_few
 from lighten_service.worker.context import StepContext
 from lighten_service.worker.data import Samples
 from lighten_service.worker.model import WorkingModel
 from lighten_service.worker.samples import Head
 
 FORMAT_VERSION = 1
-_DEFAULT_SAMPLES = 128
 # The original statistics are those of a training set; fewer samples are a poor likeness of it.
 _ENOUGH_SAMPLES = 128
 
@@ -31,7 +30,7 @@ class ReestimateBatchNorms:
         self, context: StepContext, model: WorkingModel, parameters: pb.ReestimateBatchNorms
     ) -> Findings:
         calibration = required_calibration(context)
-        samples = _samples(calibration, parameters)
+        samples = Head(calibration, parameters.max_samples)
         quantized = model.quantized_model()
         if not quantized.moments():
             raise NotApplicable("no batch norm was folded into any layer of the model")
@@ -44,22 +43,18 @@ class ReestimateBatchNorms:
             )
         recalibrate(context.part(0.7, 0.9), quantized, calibration)
         after = sqnr_db(tune(context, model, samples.count))
-        _warn(context, samples.count, before, after)
+        _warn(context, samples, before, after)
         return _findings(layers, samples.count, before, after)
 
 
-def _samples(calibration: Samples, parameters: pb.ReestimateBatchNorms) -> Samples:
-    limit = parameters.max_samples if parameters.HasField("max_samples") else _DEFAULT_SAMPLES
-    return Head(calibration, limit)
-
-
-def _warn(context: StepContext, samples: int, before: float, after: float) -> None:
-    if samples < _ENOUGH_SAMPLES:
-        context.warn(
-            "TOO_FEW_SAMPLES",
-            f"statistics of batch norms were measured on {samples} samples, a poor likeness of "
-            f"the training's; {_ENOUGH_SAMPLES} would do",
-        )
+def _warn(context: StepContext, samples: Samples, before: float, after: float) -> None:
+    warn_if_few(
+        context,
+        samples,
+        _ENOUGH_SAMPLES,
+        "statistics of batch norms were measured",
+        "a poor likeness of the training's",
+    )
     if after < before:
         context.warn(
             "STEP_LOST_FIDELITY",
@@ -85,14 +80,15 @@ def _findings(layers: Sequence[Reestimated], samples: int, before: float, after:
         "sqnr_db_after": after,
     }
     rows = [_row(layer) for layer in layers]
-    return Findings(summary, values, {"format_version": FORMAT_VERSION, "layers": rows})
+    data = analyses.Reestimation(format_version=FORMAT_VERSION, layers=rows)
+    return Findings(summary, values, data)
 
 
 def _reasons(left: Sequence[Reestimated]) -> str:
     return listed_reasons({layer.layer: layer.reason for layer in left})
 
 
-def _row(layer: Reestimated) -> ReestimatedLayer:
+def _row(layer: Reestimated) -> analyses.ReestimatedLayer:
     if layer.ratio is None:
         return {"layer": layer.layer, "left": layer.reason}
     return {

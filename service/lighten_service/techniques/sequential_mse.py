@@ -2,6 +2,7 @@
 
 from lighten import v1 as pb
 from lighten_service.techniques.base import Findings, NotApplicable
+from lighten_service.worker import analyses
 from lighten_service.worker.algorithms.fidelity import required_calibration
 from lighten_service.worker.algorithms.recalibration import recalibrate
 from lighten_service.worker.algorithms.scales import choose_scale, problem_of
@@ -10,7 +11,6 @@ from lighten_service.worker.algorithms.weight_layers import (
     choose_layers,
     choose_samples,
 )
-from lighten_service.worker.analyses import ScaledLayer
 from lighten_service.worker.context import StepContext
 from lighten_service.worker.model import WorkingModel
 from lighten_service.worker.quantized import QuantizedModel, Visit, WeightGrid
@@ -38,7 +38,7 @@ class SequentialMse:
             context, parameters.max_samples, _ENOUGH_SAMPLES, "scales are chosen"
         )
         part = context.part(0.0, _SEARCH)
-        rows: list[ScaledLayer] = []
+        rows: list[analyses.ScaledLayer] = []
         batches = (batch.inputs for batch in samples.batches())
         for visit in quantized.walk(batches, quantize_activations=False, check=context.check):
             grid = layers.chosen.get(visit.layer.name)
@@ -56,7 +56,7 @@ def _rescale(
     visit: Visit,
     grid: WeightGrid,
     candidates: int,
-) -> ScaledLayer:
+) -> analyses.ScaledLayer:
     """Set the best scales of one layer's weight."""
     layer = visit.layer
     problem = problem_of(visit, quantized.bias(layer), context.check)
@@ -72,7 +72,7 @@ def _rescale(
     }
 
 
-def _findings(rows: list[ScaledLayer], layers: WeightLayers, samples: int) -> Findings:
+def _findings(rows: list[analyses.ScaledLayer], layers: WeightLayers, samples: int) -> Findings:
     changed = sum(any(share < 1 for share in row["range_shares"]) for row in rows)
     summary = f"scales of {changed} of {len(rows)} layers changed, on {samples} samples"
     if layers.left:
@@ -84,5 +84,5 @@ def _findings(rows: list[ScaledLayer], layers: WeightLayers, samples: int) -> Fi
             "left_layers": len(layers.left),
             "calibration_samples": samples,
         },
-        {"format_version": FORMAT_VERSION, "layers": rows, "left": layers.left},
+        analyses.Scaling(format_version=FORMAT_VERSION, layers=rows, left=layers.left),
     )

@@ -3,9 +3,15 @@
 Ranges are ``[low, high]``, in the units of the tensor. SQNR is in dB, between -200 and 200.
 """
 
+from collections.abc import Iterable
 from typing import NotRequired, TypedDict
 
 Range = list[float]
+
+
+def rounded(ranges: Iterable[Range]) -> list[Range]:
+    """Return ranges with five digits: they are for plots, and all digits would fill megabytes."""
+    return [[float(f"{value:.5g}") for value in row] for row in ranges]
 
 
 class WholeModel(TypedDict):

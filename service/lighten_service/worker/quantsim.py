@@ -71,6 +71,14 @@ def integer_activations(quantization: pb.QuantizationConfig) -> bool:
     return (quantization.activations or pb.DATA_TYPE_INT8) in _INTEGERS
 
 
+def fuses(quantization: pb.QuantizationConfig) -> bool:
+    """Say whether tensors inside an operator and its activation stay float."""
+    if quantization.HasField("fuse_activations"):
+        return quantization.fuse_activations
+    # A hardware configuration says for itself what its target fuses.
+    return not quantization.hardware_config
+
+
 def scheme_name(scheme: pb.RangeScheme.ValueType) -> str:
     """Return AIMET's name of a range scheme, the same in both engines."""
     return _SCHEMES[scheme]
@@ -80,14 +88,14 @@ def percentile_value(parameters: pb.Calibrate) -> float | None:
     """Return the percentile to set, in percent, or None for the other schemes."""
     if parameters.scheme != pb.RANGE_SCHEME_PERCENTILE:
         return None
-    return parameters.percentile if parameters.HasField("percentile") else 99.99
+    return parameters.percentile
 
 
 def mean_reach(parameters: pb.Calibrate) -> float | None:
     """Return `Calibrate.reach`, 0 to 1, or None for the schemes that are AIMET's."""
     if parameters.scheme != pb.RANGE_SCHEME_MEAN_MIN_MAX:
         return None
-    return parameters.reach if parameters.HasField("reach") else 0.2
+    return parameters.reach
 
 
 def config_file(

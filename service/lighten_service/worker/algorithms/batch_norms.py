@@ -7,12 +7,12 @@ leaves its integers as they are, and another bias: what AIMET reaches with
 `reestimate_bn_stats` and `fold_all_batch_norms_to_scale` before anything is folded.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
+from lighten_service.worker.algorithms.weight_layers import SHARED_WEIGHT, sharing_layers
 from lighten_service.worker.context import StepContext
 from lighten_service.worker.data import Samples
 from lighten_service.worker.quantized import (
@@ -45,13 +45,13 @@ def reestimate(
 ) -> Iterator[Reestimated]:
     """Restore the statistics of layer after layer, in place, each on what the ones before give."""
     moments, total = quantized.moments(), len(quantized.layers())
-    uses = Counter(layer.weight for layer in quantized.layers() if layer.weight)
+    sharing = sharing_layers(quantized)
     batches = (batch.inputs for batch in samples.batches())
     walk = quantized.walk(batches, quantize_activations=True, check=context.check)
     for done, visit in enumerate(walk, 1):
         name = visit.layer.name
-        if uses[visit.layer.weight] > 1 and name in moments:
-            yield Reestimated(name, reason="it shares its weight with another layer")
+        if name in sharing and name in moments:
+            yield Reestimated(name, reason=SHARED_WEIGHT)
         elif name in moments:
             yield _restore(quantized, visit, moments[name], context.check)
         context.progress(done, total, "layers")

@@ -3,13 +3,13 @@
 Nagel et al. 2019, arXiv:1906.04721: section 4.2 and appendices C and D.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
 import torch
 
+from lighten_service.worker.algorithms.weight_layers import SHARED_WEIGHT, sharing_layers
 from lighten_service.worker.context import StepContext
 from lighten_service.worker.data import Samples
 from lighten_service.worker.graphs.moments import Spread, propagate
@@ -17,7 +17,6 @@ from lighten_service.worker.kernels import Kernel
 from lighten_service.worker.model import WorkingModel
 from lighten_service.worker.quantized import Check, Layer, QuantizedModel, Visit
 
-_SHARED = "it shares its weight with another layer"
 _NO_GRID = "its weight has no integer grid of one scale, or one a channel"
 
 
@@ -59,9 +58,9 @@ def correct_empirically(
 def unfit_layers(quantized: QuantizedModel) -> dict[str, str]:
     """Return the layers that cannot be corrected by themselves, and why."""
     layers = quantized.layers()
-    uses = Counter(layer.weight for layer in layers if layer.weight)
+    sharing = sharing_layers(quantized)
     with_quantizer = {q.layer for q in quantized.quantizers() if q.is_weight}
-    unfit = {layer.name: _SHARED for layer in layers if uses[layer.weight] > 1}
+    unfit = {layer.name: SHARED_WEIGHT for layer in layers if layer.name in sharing}
     for layer in layers:
         if layer.name in with_quantizer and quantized.weight_grid(layer) is None:
             unfit[layer.name] = _NO_GRID

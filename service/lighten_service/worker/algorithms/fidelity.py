@@ -51,30 +51,35 @@ def sqnr_to_float(
     elif samples is None:
         yield None
     else:
-        head, folder = Head(samples, limit), context.scratch / "outputs" / context.stage.step_id
-        recorded = Reference.record(model.predict, head, folder, on_batch=lambda _: context.check())
-        try:
-            yield lambda other: sqnr_db(_compare(context, other, head, recorded))
-        finally:
-            recorded.close()
+        with _sqnr_against(context, model, Head(samples, limit)) as of_other:
+            yield of_other
 
 
 def sqnr_between(
     context: StepContext, model: WorkingModel, other: WorkingModel, samples: Samples
 ) -> float:
     """Return the SQNR in dB of ``other`` against ``model``, both as they are now."""
+    with _sqnr_against(context, model, samples) as of_other:
+        return of_other(other)
+
+
+@contextmanager
+def _sqnr_against(
+    context: StepContext, model: WorkingModel, samples: Samples
+) -> Iterator[Callable[[WorkingModel], float]]:
+    """Give a function that compares models with ``model`` as it is now, in dB."""
+
+    def check(_: int) -> None:
+        context.check()
+
     folder = context.scratch / "outputs" / context.stage.step_id
-    recorded = Reference.record(model.predict, samples, folder, on_batch=lambda _: context.check())
+    recorded = Reference.record(model.predict, samples, folder, on_batch=check)
     try:
-        return sqnr_db(_compare(context, other, samples, recorded))
+        yield lambda other: sqnr_db(
+            evaluate(other.predict, samples, reference=recorded, on_batch=check)
+        )
     finally:
         recorded.close()
-
-
-def _compare(
-    context: StepContext, model: WorkingModel, samples: Samples, reference: Reference
-) -> Evaluation:
-    return evaluate(model.predict, samples, reference=reference, on_batch=lambda _: context.check())
 
 
 def sqnr_db(evaluation: Evaluation) -> float:

@@ -15,16 +15,25 @@ def recalibrate(context: StepContext, quantized: QuantizedModel, samples: Sample
         FailedPrecondition: as `WorkingModel.calibrate`.
         Cancelled: the job shall stop; looked at after each batch.
     """
-    given = 0
+    feed = Feed(context, samples)
+    quantized.calibrate_activations(feed.batches, on_batch=feed.on_batch)
 
-    def batches() -> Iterator[Batch]:
-        nonlocal given
-        given = 0
-        for batch in samples.batches():
-            given += batch.size
+
+class Feed:
+    """Gives samples to a calibration, and reports progress by those that it has taken."""
+
+    def __init__(self, context: StepContext, samples: Samples) -> None:
+        self._context = context
+        self._samples = samples
+        self._given = 0
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the inputs of all samples, from the first."""
+        self._given = 0
+        for batch in self._samples.batches():
+            self._given += batch.size
             yield batch.inputs
 
-    quantized.calibrate_activations(
-        batches,
-        on_batch=lambda _: context.progress(given, max(samples.count, given), "samples"),
-    )
+    def on_batch(self, done: int) -> None:  # noqa: ARG002
+        """Call it when a batch was taken. Raises Cancelled."""
+        self._context.progress(self._given, max(self._samples.count, self._given), "samples")

@@ -1,15 +1,18 @@
 """Which layers a step that chooses weights works on, and on which samples."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from lighten import v1 as pb
 from lighten_service.worker.algorithms.fidelity import required_calibration
 from lighten_service.worker.context import StepContext
+from lighten_service.worker.data import Samples
 from lighten_service.worker.quantized import QuantizedModel, WeightGrid
 from lighten_service.worker.samples import Head
 from lighten_service.worker.selectors import selected
 
+SHARED_WEIGHT = "it shares its weight with another layer"
 _LISTED = 5
 
 
@@ -63,6 +66,13 @@ def choose_layers(
     return WeightLayers(chosen, left)
 
 
+def sharing_layers(quantized: QuantizedModel) -> frozenset[str]:
+    """Return the names of the layers that share their weight with another."""
+    layers = quantized.layers()
+    uses = Counter(layer.weight for layer in layers if layer.weight)
+    return frozenset(layer.name for layer in layers if uses[layer.weight] > 1)
+
+
 def choose_samples(context: StepContext, limit: int, enough: int, purpose: str) -> Head:
     """Return the first ``limit`` calibration samples; warn TOO_FEW_SAMPLES below ``enough``.
 
@@ -70,13 +80,19 @@ def choose_samples(context: StepContext, limit: int, enough: int, purpose: str) 
         FailedPrecondition: MISSING_CALIBRATION_DATA.
     """
     samples = Head(required_calibration(context), limit)
+    warn_if_few(context, samples, enough, purpose, "which may suit these better than others")
+    return samples
+
+
+def warn_if_few(
+    context: StepContext, samples: Samples, enough: int, purpose: str, consequence: str
+) -> None:
+    """Warn TOO_FEW_SAMPLES below ``enough``: what is done on them, and what follows from that."""
     if samples.count < enough:
         context.warn(
             "TOO_FEW_SAMPLES",
-            f"{purpose} on {samples.count} samples, which may suit these better than others; "
-            f"{enough} would do",
+            f"{purpose} on {samples.count} samples, {consequence}; {enough} would do",
         )
-    return samples
 
 
 def listed_reasons(left: Mapping[str, str]) -> str:

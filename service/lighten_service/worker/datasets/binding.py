@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lighten import v1 as pb
+from lighten_service.jobs.resolve import with_defaults
 from lighten_service.worker.datasets.array_source import ArraySource, MappedArray
 from lighten_service.worker.datasets.element_types import check_dtype
 from lighten_service.worker.datasets.request import Request
@@ -109,7 +110,7 @@ def _labels(request: Request, source: ArraySource, count: int) -> NDArray[np.int
     if not request.wants_labels or not key:
         return None
     if key not in source:
-        if key == _default_label_key():
+        if key == with_defaults(pb.Dataset()).label_key:
             return None
         raise request.refuse(
             "LABELS_MISSING",
@@ -147,8 +148,3 @@ def _in_range(request: Request, labels: NDArray[np.generic]) -> NDArray[np.int64
             f"the label of sample {sample} is {labels[sample]}; labels go from 0 to {upper}",
         )
     return numbers
-
-
-def _default_label_key() -> str:
-    field = pb.Dataset.DESCRIPTOR.fields_by_name["label_key"]
-    return field.GetOptions().Extensions[pb.bounds].default_value

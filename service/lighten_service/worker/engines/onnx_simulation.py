@@ -28,6 +28,7 @@ from lighten_service.worker.engines.onnx_types import aimet_type, is_half, is_in
 from lighten_service.worker.graphs.clean import clean_qdq
 from lighten_service.worker.graphs.qdq import read_encodings
 from lighten_service.worker.model import Batch, Encoding, Outputs
+from lighten_service.worker.providers import note_run
 from lighten_service.worker.runtime import run_portions, session_options, thread_count
 
 Values = NDArray[np.generic]
@@ -61,7 +62,7 @@ class Simulation:
         self._names = tuple(output.name for output in model.graph.output)
         self._scratch = scratch
         self._providers = list(providers)
-        self._quantization = quantization
+        self.quantization, self.parameters = quantization, parameters
         self._scheme = quantsim.scheme_name(parameters.scheme)
         self._percentile = quantsim.percentile_value(parameters)
         # None: ranges are AIMET's.
@@ -69,7 +70,7 @@ class Simulation:
         self._insert(model)
 
     def _insert(self, model: onnx.ModelProto) -> None:
-        quantization, scratch = self._quantization, self._scratch
+        quantization, scratch = self.quantization, self._scratch
         places, layers = Places(model.graph), weighted_layers(model.graph)
         self._sim = QuantizationSimModel(
             model,
@@ -86,7 +87,7 @@ class Simulation:
         )
         self._stale = False
         self._leave_float(places.settings())
-        if _fuses(quantization):
+        if quantsim.fuses(quantization):
             self._fuse(places.inner_outputs())
         enabled = dict.fromkeys(self._enabled())
         self.owners: Mapping[str, Owner] = {n: places.owner(n, enabled) for n in enabled}
@@ -146,9 +147,11 @@ class Simulation:
     def open_piece(self, piece: onnx.ModelProto) -> onnxruntime.InferenceSession:
         """Open a part of `graph`. The simulation must outlive the session."""
         options = register_aimet_custom_ops(session_options())
-        return onnxruntime.InferenceSession(
+        session = onnxruntime.InferenceSession(
             piece.SerializeToString(), options, providers=self._providers
         )
+        note_run(session, self._providers)
+        return session
 
     def calibrate(
         self, batches: Iterable[Batch], on_batch: Callable[[int], None]
@@ -208,7 +211,9 @@ class Simulation:
 
     def predict(self, batch: Batch) -> Outputs:
         """Run a batch through the simulated model."""
-        return run_portions(self._session(), batch, self._names)
+        session = self._session()
+        note_run(session, self._providers)
+        return run_portions(session, batch, self._names)
 
     def export_encodings(self, path: Path, version: pb.EncodingsVersion.ValueType) -> None:
         """Write AIMET's encodings file."""
@@ -332,13 +337,6 @@ class Simulation:
                 "check the scale, mean and std of the preprocessing",
                 field="calibration.preprocessing",
             )
-
-
-def _fuses(quantization: pb.QuantizationConfig) -> bool:
-    if quantization.HasField("fuse_activations"):
-        return quantization.fuse_activations
-    # A hardware configuration says for itself what its target fuses.
-    return not quantization.hardware_config
 
 
 def _observed(quantizer: QcQuantizeOp) -> bool:

@@ -73,7 +73,7 @@ def simulate(
     if reach is not None:
         average_activations(sim, reach)
     _accept_grouped_transposed(sim)
-    if _fuses(quantization):
+    if quantsim.fuses(quantization):
         fuse_activations(sim.model, operators)
     if not quantsim.integer_activations(quantization):
         set_half_activations(sim)
@@ -81,12 +81,6 @@ def simulate(
     if is_blockwise(quantization):
         set_blocks(sim, operators, quantization, of_their_own(operators, quantization.overrides))
     return sim
-
-
-def _fuses(quantization: pb.QuantizationConfig) -> bool:
-    if quantization.HasField("fuse_activations"):
-        return quantization.fuse_activations
-    return not quantization.hardware_config
 
 
 def _accept_grouped_transposed(sim: QuantizationSimModel) -> None:

@@ -8,6 +8,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from lighten_service.worker.graphs.activations import activation_bounds
 from lighten_service.worker.graphs.walk import (
     array,
     attribute,
@@ -81,7 +82,7 @@ def drop_enforced_activations(model: onnx.ModelProto) -> int:
     outputs = {value.name for value in graph.output}
     dropped = 0
     for node in list(graph.node):
-        bounds = _bounds(node, known)
+        bounds = activation_bounds(node, known)
         users = readers[node.output[0]] if node.output else []
         if bounds is None or not users or node.output[0] in outputs:
             continue
@@ -170,26 +171,6 @@ def _zero_point(node: onnx.NodeProto, known: Mapping[str, onnx.TensorProto]) -> 
         tensor = known[node.input[2]]
         return numpy_helper.from_array(array(tensor).reshape(()))
     return numpy_helper.from_array(np.zeros((), np.uint8))
-
-
-def _bounds(
-    node: onnx.NodeProto, known: Mapping[str, onnx.TensorProto]
-) -> tuple[float, float] | None:
-    """Return the range of the values that a Relu or Clip lets pass; None for other nodes."""
-    if node.op_type == "Relu":
-        return 0.0, np.inf
-    if node.op_type != "Clip":
-        return None
-    bounds = {"min": -np.inf, "max": np.inf}
-    # Up to opset 10 the bounds are attributes.
-    for item in node.attribute:
-        bounds[item.name] = item.f
-    for key, name in zip(("min", "max"), list(node.input)[1:], strict=False):
-        if name and name not in known:
-            return None
-        if name:
-            bounds[key] = float(array(known[name]).reshape(()))
-    return bounds["min"], bounds["max"]
 
 
 def _enforces(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from lighten import v1 as pb
+from lighten_service.jobs.resolve import with_defaults
 from lighten_service.worker.algorithms.rounding import Schedule
 from lighten_service.worker.algorithms.rounding_cost import estimate
 from lighten_service.worker.guide.diagnosis import diagnose, relief
@@ -208,7 +209,7 @@ def widths(search: Search) -> Iterator[Candidate]:
 
 def _affordable_iterations(search: Search) -> int:
     """Return how many steps AdaRound may take in the time left; 0 where too few."""
-    wanted = _default_iterations()
+    wanted = with_defaults(pb.AdaRound()).iterations
     with search.inspect() as (context, model):
         quantized = model.quantized_model()
         names = [layer.name for layer in quantized.layers()]
@@ -221,11 +222,6 @@ def _affordable_iterations(search: Search) -> int:
         )
         return 0
     return iterations
-
-
-def _default_iterations() -> int:
-    bounds = pb.AdaRound.DESCRIPTOR.fields_by_name["iterations"].GetOptions().Extensions[pb.bounds]
-    return int(bounds.default_value)
 
 
 def _equalize(*, replace_relu6: bool = False) -> pb.Step:
