@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import lighten.aio as aio
     import lighten.torch as torch  # noqa: F401  an extra, so not in __all__
-    from lighten import errors, spec, v1
+    from lighten import config, errors, spec, v1
     from lighten._version import client_version
     from lighten.client import Client
     from lighten.errors import JobCancelled, JobFailed, LightenError
@@ -34,6 +34,7 @@ __all__ = [
     "LightenError",
     "__version__",
     "aio",
+    "config",
     "dump_spec",
     "errors",
     "load_spec",
@@ -41,7 +42,7 @@ __all__ = [
     "v1",
 ]
 
-_MODULES = ("aio", "errors", "spec", "v1")
+_MODULES = ("aio", "config", "errors", "spec", "v1")
 # Needs an extra, so `import *` and dir() leave it alone.
 _OPTIONAL = ("torch",)
 _HOMES = {

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import grpc
 import grpc.aio
 
+from lighten._access import Access, is_loopback
 from lighten._version import client_version
-from lighten.errors import InvalidArgument
 
 _SERVICE = "lighten.v1.OptimizationService"
 # All but DeleteJob, which would answer NOT_FOUND when the first try did its work. CreateJob is
@@ -42,33 +42,25 @@ _SERVICE_CONFIG = {
 _MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 
 
-def open_channel(target: str, credentials: grpc.ChannelCredentials | None) -> grpc.Channel:
-    _check(target)
-    if credentials is None:
-        return grpc.insecure_channel(target, options=_options())
-    return grpc.secure_channel(target, credentials, options=_options())
+def open_channel(access: Access) -> grpc.Channel:
+    if access.credentials is None:
+        return grpc.insecure_channel(access.address, options=_options(access))
+    return grpc.secure_channel(access.address, access.credentials, options=_options(access))
 
 
-def open_aio_channel(target: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
-    _check(target)
-    if credentials is None:
-        return grpc.aio.insecure_channel(target, options=_options())
-    return grpc.aio.secure_channel(target, credentials, options=_options())
+def open_aio_channel(access: Access) -> grpc.aio.Channel:
+    if access.credentials is None:
+        return grpc.aio.insecure_channel(access.address, options=_options(access))
+    return grpc.aio.secure_channel(access.address, access.credentials, options=_options(access))
 
 
-def _check(target: str) -> None:
-    if not target.strip() or target != target.strip() or target.startswith(("http:", "https:")):
-        raise InvalidArgument(
-            f"{target!r} is not an address; write HOST:PORT, for example 127.0.0.1:8470",
-            reason="INVALID_TARGET",
-        )
-
-
-def _options() -> Sequence[tuple[str, str | int]]:
+def _options(access: Access) -> Sequence[tuple[str, str | int]]:
     return (
         ("grpc.primary_user_agent", f"lighten-python/{client_version()}"),
         ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
         ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+        # A proxy has a loopback of its own, and in plain text it would read the token.
+        ("grpc.enable_http_proxy", int(not is_loopback(access.address))),
         # Quick to come back after a restart of the server.
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.min_reconnect_backoff_ms", 1_000),

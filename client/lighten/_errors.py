@@ -7,6 +7,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from lighten import errors
+from lighten._access import Access
 
 _CLASSES: dict[grpc.StatusCode, type[errors.LightenError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidArgument,
@@ -42,6 +43,18 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> errors.LightenError:
         violations=violations,
         metadata=dict(info.metadata),
     )
+
+
+def explain(error: errors.LightenError, access: Access) -> errors.LightenError:
+    """Return what keeps a server that is there from being reached, or the error as it is. Takes a
+    second or two where the transport failed.
+    """
+    if error.reason != "TRANSPORT_UNAVAILABLE":
+        return error
+    # Imported where it is used: most calls never fail so.
+    from lighten._diagnosis import diagnose
+
+    return diagnose(access) or error
 
 
 def is_transient(error: errors.LightenError) -> bool:

@@ -41,10 +41,16 @@ def download_all(
     make_url: MakeDownloadUrl,
     on_progress: FileProgress | None = None,
     check: Check | None = None,
+    *,
+    ca: str,
 ) -> list[Path]:
-    """Bring artifacts into a folder, each whole or not at all, and return their paths."""
+    """Bring artifacts into a folder, each whole or not at all, and return their paths.
+
+    ``ca``, here and below: certificates (PEM) to trust besides the system's.
+    """
     return [
-        _download(job, artifact, directory, make_url, on_progress, check) for artifact in artifacts
+        _download(job, artifact, directory, make_url, on_progress, check, ca)
+        for artifact in artifacts
     ]
 
 
@@ -53,6 +59,8 @@ def read_report(
     artifacts: Sequence[pb.Artifact],
     make_url: MakeDownloadUrl,
     check: Check | None = None,
+    *,
+    ca: str,
 ) -> str:
     """Return the HTML report among a job's artifacts.
 
@@ -67,7 +75,7 @@ def read_report(
             reason="REPORT_NOT_FOUND",
         )
     with tempfile.TemporaryDirectory(prefix="lighten-") as folder:
-        path = _download(job, found, Path(folder), make_url, None, check)
+        path = _download(job, found, Path(folder), make_url, None, check, ca)
         return path.read_text(encoding="utf-8")
 
 
@@ -76,14 +84,16 @@ def upload(
     make_url: MakeUploadUrl,
     on_progress: FileProgress | None = None,
     check: Check | None = None,
+    *,
+    ca: str,
 ) -> Uploaded:
     """Send a file or the files below a folder."""
     with _typed_errors(path.name):
         if path.is_dir():
-            return _upload_folder(path, make_url, on_progress, check)
+            return _upload_folder(path, make_url, on_progress, check, ca)
         if not path.is_file():
             raise errors.InvalidArgument(f"there is no file {path}", reason="FILE_NOT_FOUND")
-        answer = _upload_file(path, path.name, "", make_url, on_progress, check)
+        answer = _upload_file(path, path.name, "", make_url, on_progress, check, ca)
         digest = transfer.sha256_file(path)
         return Uploaded(answer.uri, digest, 1, path.stat().st_size)
 
@@ -95,6 +105,7 @@ def _download(
     make_url: MakeDownloadUrl,
     on_progress: FileProgress | None,
     check: Check | None,
+    ca: str,
 ) -> Path:
     target = directory / _safe(artifact.name)
     with _typed_errors(artifact.name):
@@ -108,6 +119,7 @@ def _download(
                 size=artifact.bytes,
                 on_progress=_named(on_progress, artifact.name, artifact.bytes),
                 check=check,
+                ca=ca,
             )
         elif on_progress is not None:
             on_progress(artifact.name, artifact.bytes, artifact.bytes)
@@ -132,7 +144,11 @@ def _safe(name: str) -> PurePosixPath:
 
 
 def _upload_folder(
-    folder: Path, make_url: MakeUploadUrl, on_progress: FileProgress | None, check: Check | None
+    folder: Path,
+    make_url: MakeUploadUrl,
+    on_progress: FileProgress | None,
+    check: Check | None,
+    ca: str,
 ) -> Uploaded:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     if not files:
@@ -140,7 +156,7 @@ def _upload_folder(
     upload_id, uri = "", ""
     for path in files:
         name = path.relative_to(folder).as_posix()
-        answer = _upload_file(path, name, upload_id, make_url, on_progress, check)
+        answer = _upload_file(path, name, upload_id, make_url, on_progress, check, ca)
         upload_id, uri = answer.upload_id, answer.folder_uri
     return Uploaded(uri, "", len(files), sum(path.stat().st_size for path in files))
 
@@ -152,6 +168,7 @@ def _upload_file(
     make_url: MakeUploadUrl,
     on_progress: FileProgress | None,
     check: Check | None,
+    ca: str,
 ) -> pb.CreateUploadUrlResponse:
     size = path.stat().st_size
     request = pb.CreateUploadUrlRequest(filename=name, bytes=size, upload_id=upload_id)
@@ -164,6 +181,7 @@ def _upload_file(
         refresh=lambda: make_url(request).url,
         on_progress=_named(on_progress, name, size),
         check=check,
+        ca=ca,
     )
     return answer
 

@@ -7,7 +7,6 @@ from typing import Any, Protocol, TypeVar
 import grpc
 
 from lighten import v1 as pb
-from lighten._errors import from_rpc_error
 from lighten._watch import JobsWatchState, JobWatchState, StreamBroken
 from lighten.errors import LightenError
 
@@ -22,6 +21,8 @@ class ResponseStream(Protocol[Response]):
     def cancel(self) -> Any: ...
 
 
+# Turns what broke a stream into an error of the SDK.
+Typed = Callable[[grpc.RpcError | StreamBroken], LightenError]
 # Opens a stream with a request and a timeout in seconds.
 OpenJob = Callable[[pb.WatchJobRequest, float | None], ResponseStream[pb.WatchJobResponse]]
 OpenJobs = Callable[[pb.WatchJobsRequest, float | None], ResponseStream[pb.WatchJobsResponse]]
@@ -35,8 +36,8 @@ class JobWatch(Iterator[pb.JobEvent]):
         last_sequence: sequence of the newest event seen: what a later watch resumes from.
     """
 
-    def __init__(self, target: str, open_stream: OpenJob, state: JobWatchState) -> None:
-        self._target = target
+    def __init__(self, typed: Typed, open_stream: OpenJob, state: JobWatchState) -> None:
+        self._typed = typed
         self._open = open_stream
         self._state = state
         self._events = self._read()
@@ -69,13 +70,13 @@ class JobWatch(Iterator[pb.JobEvent]):
                         return
                 state.ended()
             except (grpc.RpcError, StreamBroken) as error:
-                time.sleep(state.broken(_typed(error, self._target)))
+                time.sleep(state.broken(self._typed(error)))
             finally:
                 call.cancel()
 
 
 def watch_jobs(
-    target: str, open_stream: OpenJobs, state: JobsWatchState
+    typed: Typed, open_stream: OpenJobs, state: JobsWatchState
 ) -> Generator[pb.WatchJobsResponse, None, None]:
     """Yield matches and changes for ever; every reconnect tells all matches again."""
     while True:
@@ -85,10 +86,6 @@ def watch_jobs(
                 yield from state.receive(response)
             state.ended()
         except (grpc.RpcError, StreamBroken) as error:
-            time.sleep(state.broken(_typed(error, target)))
+            time.sleep(state.broken(typed(error)))
         finally:
             call.cancel()
-
-
-def _typed(error: grpc.RpcError | StreamBroken, target: str) -> LightenError:
-    return error if isinstance(error, StreamBroken) else from_rpc_error(error, target)

@@ -4,20 +4,23 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 import grpc
 
-from lighten import _files, _requests, errors
+from lighten import _files, _requests, config, errors
 from lighten import v1 as pb
+from lighten._access import PathLike, open_access
 from lighten._aio_streams import JobWatch, watch_jobs
 from lighten._channel import open_aio_channel
-from lighten._errors import from_rpc_error
+from lighten._errors import explain, from_rpc_error
 from lighten._files import Check, FileProgress, Uploaded
 from lighten._requests import SpecLike
-from lighten._watch import JobsWatchState, JobWatchState, OnReconnect, Reconnect
+from lighten._watch import JobsWatchState, JobWatchState, OnReconnect, Reconnect, StreamBroken
+from lighten.config import DEFAULT_PROJECT, DEFAULT_TARGET
 from lighten.v1.optimization_service_pb2_grpc import OptimizationServiceStub
 
 if TYPE_CHECKING:
@@ -28,10 +31,13 @@ __all__ = ["Client", "JobWatch", "Uploaded"]
 _Request = TypeVar("_Request", contravariant=True)
 _Response = TypeVar("_Response", covariant=True)
 _Result = TypeVar("_Result")
+_Metadata = tuple[tuple[str, str], ...]
 
 
 class _Method(Protocol[_Request, _Response]):
-    def __call__(self, request: _Request, /, *, timeout: float | None) -> Awaitable[_Response]: ...
+    def __call__(
+        self, request: _Request, /, *, timeout: float | None, metadata: _Metadata
+    ) -> Awaitable[_Response]: ...
 
 
 class Client:
@@ -42,10 +48,14 @@ class Client:
 
     def __init__(
         self,
-        target: str = "127.0.0.1:8470",
-        project: str = "default",
+        target: str = DEFAULT_TARGET,
+        project: str = DEFAULT_PROJECT,
         timeout: float = 30.0,
         *,
+        token: str | None = None,
+        ca: PathLike | None = None,
+        cert: PathLike | None = None,
+        key: PathLike | None = None,
         credentials: grpc.ChannelCredentials | None = None,
         patience: float = 300.0,
     ) -> None:
@@ -53,8 +63,18 @@ class Client:
         self.project = project
         self._timeout = timeout
         self._patience = patience
-        self._channel = open_aio_channel(target, credentials)
+        self._access = open_access(
+            target, token=token, ca=ca, cert=cert, key=key, credentials=credentials
+        )
+        self._channel = open_aio_channel(self._access)
         self._stub: OptimizationServiceAsyncStub = OptimizationServiceStub(self._channel)
+
+    @classmethod
+    def from_config(
+        cls, profile: str | None = None, *, timeout: float = 30.0, **given: str | None
+    ) -> Self:
+        """Connect as the environment and the user's configuration file say."""
+        return cls(**asdict(config.load(profile, **given)), timeout=timeout)
 
     async def __aenter__(self) -> Self:
         return self
@@ -115,7 +135,11 @@ class Client:
             self._name(name), after_sequence, self._reconnect(timeout, on_reconnect)
         )
         return JobWatch(
-            self.target, lambda request, left: self._stub.WatchJob(request, timeout=left), state
+            self._typed,
+            lambda request, left: self._stub.WatchJob(
+                request, timeout=left, metadata=self._access.metadata
+            ),
+            state,
         )
 
     def watch_jobs(
@@ -130,7 +154,11 @@ class Client:
             _requests.parent(self.project), filter, self._reconnect(timeout, on_reconnect)
         )
         return watch_jobs(
-            self.target, lambda request, left: self._stub.WatchJobs(request, timeout=left), state
+            self._typed,
+            lambda request, left: self._stub.WatchJobs(
+                request, timeout=left, metadata=self._access.metadata
+            ),
+            state,
         )
 
     async def wait(
@@ -183,7 +211,7 @@ class Client:
         make_url = self._from_thread(self._download_url)
         return await _in_thread(
             lambda check: _files.download_all(
-                job, artifacts, Path(directory), make_url, on_progress, check
+                job, artifacts, Path(directory), make_url, on_progress, check, ca=self._access.ca
             )
         )
 
@@ -191,7 +219,9 @@ class Client:
         """Return the HTML report of a job that succeeded; it opens offline."""
         job, artifacts = self._name(name), await self.artifacts(name)
         make_url = self._from_thread(self._download_url)
-        return await _in_thread(lambda check: _files.read_report(job, artifacts, make_url, check))
+        return await _in_thread(
+            lambda check: _files.read_report(job, artifacts, make_url, check, ca=self._access.ca)
+        )
 
     async def upload(
         self, path: str | os.PathLike[str], *, on_progress: FileProgress | None = None
@@ -202,7 +232,9 @@ class Client:
         """
         make_url = self._from_thread(self._upload_url)
         return await _in_thread(
-            lambda check: _files.upload(Path(path), make_url, on_progress, check)
+            lambda check: _files.upload(
+                Path(path), make_url, on_progress, check, ca=self._access.ca
+            )
         )
 
     async def capabilities(self) -> pb.GetCapabilitiesResponse:
@@ -226,9 +258,15 @@ class Client:
 
     async def _call(self, method: _Method[_Request, _Response], request: _Request) -> _Response:
         try:
-            return await method(request, timeout=self._timeout)
+            return await method(request, timeout=self._timeout, metadata=self._access.metadata)
         except grpc.RpcError as error:
-            raise from_rpc_error(error, self.target) from error
+            raise await self._typed(error) from error
+
+    async def _typed(self, error: grpc.RpcError | StreamBroken) -> errors.LightenError:
+        if isinstance(error, StreamBroken):
+            return error
+        typed = from_rpc_error(error, self.target)
+        return await asyncio.to_thread(explain, typed, self._access)
 
     @staticmethod
     def _from_thread(

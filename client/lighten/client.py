@@ -2,20 +2,24 @@
 
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
 import grpc
 
-from lighten import _files, _requests
+from lighten import _files, _requests, config
 from lighten import v1 as pb
+from lighten._access import PathLike, open_access
 from lighten._channel import open_channel
-from lighten._errors import from_rpc_error
+from lighten._errors import explain, from_rpc_error
 from lighten._files import FileProgress, Uploaded
 from lighten._requests import SpecLike
 from lighten._streams import JobWatch, watch_jobs
-from lighten._watch import JobsWatchState, JobWatchState, OnReconnect, Reconnect
+from lighten._watch import JobsWatchState, JobWatchState, OnReconnect, Reconnect, StreamBroken
+from lighten.config import DEFAULT_PROJECT, DEFAULT_TARGET
+from lighten.errors import LightenError
 from lighten.v1.optimization_service_pb2_grpc import OptimizationServiceStub
 
 __all__ = ["Client", "JobWatch", "Uploaded"]
@@ -32,20 +36,27 @@ class Client:
     A job's name is ``projects/{project}/jobs/{job}``; the id alone means this client's project.
 
     Args:
-        target: ``HOST:PORT`` of the server.
+        target: ``HOST:PORT`` of the server, or ``grpcs://HOST:PORT`` for TLS.
         project: whose jobs these are.
         timeout: seconds that one call may take, retries included. Watches and file transfers are
             not bound by it.
-        credentials: for TLS (``grpc.ssl_channel_credentials()``); None: plain text.
+        token: what the server knows the caller by. It goes over TLS or to this machine alone.
+        ca: file (PEM) of a private CA that signed the server's certificate; means TLS.
+        cert, key: files (PEM) of a client certificate, where the server asks for one.
+        credentials: for TLS of one's own making, in place of ``ca``, ``cert`` and ``key``.
         patience: seconds that a watch keeps trying to come back after its connection broke.
     """
 
     def __init__(
         self,
-        target: str = "127.0.0.1:8470",
-        project: str = "default",
+        target: str = DEFAULT_TARGET,
+        project: str = DEFAULT_PROJECT,
         timeout: float = 30.0,
         *,
+        token: str | None = None,
+        ca: PathLike | None = None,
+        cert: PathLike | None = None,
+        key: PathLike | None = None,
         credentials: grpc.ChannelCredentials | None = None,
         patience: float = 300.0,
     ) -> None:
@@ -53,8 +64,20 @@ class Client:
         self.project = project
         self._timeout = timeout
         self._patience = patience
-        self._channel = open_channel(target, credentials)
+        self._access = open_access(
+            target, token=token, ca=ca, cert=cert, key=key, credentials=credentials
+        )
+        self._channel = open_channel(self._access)
         self._stub = OptimizationServiceStub(self._channel)
+
+    @classmethod
+    def from_config(
+        cls, profile: str | None = None, *, timeout: float = 30.0, **given: str | None
+    ) -> Self:
+        """Connect as the environment and the user's configuration file say: see
+        ``lighten.config``, whose ``load`` takes and raises the same.
+        """
+        return cls(**asdict(config.load(profile, **given)), timeout=timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -152,7 +175,11 @@ class Client:
             self._name(name), after_sequence, self._reconnect(timeout, on_reconnect)
         )
         return JobWatch(
-            self.target, lambda request, left: self._stub.WatchJob(request, timeout=left), state
+            self._typed,
+            lambda request, left: self._stub.WatchJob(
+                request, timeout=left, metadata=self._access.metadata
+            ),
+            state,
         )
 
     def watch_jobs(
@@ -175,7 +202,11 @@ class Client:
             _requests.parent(self.project), filter, self._reconnect(timeout, on_reconnect)
         )
         return watch_jobs(
-            self.target, lambda request, left: self._stub.WatchJobs(request, timeout=left), state
+            self._typed,
+            lambda request, left: self._stub.WatchJobs(
+                request, timeout=left, metadata=self._access.metadata
+            ),
+            state,
         )
 
     def wait(
@@ -256,7 +287,12 @@ class Client:
             TransferError: a file cannot be read or written, or has another digest.
         """
         return _files.download_all(
-            self._name(name), self.artifacts(name), Path(directory), self._download_url, on_progress
+            self._name(name),
+            self.artifacts(name),
+            Path(directory),
+            self._download_url,
+            on_progress,
+            ca=self._access.ca,
         )
 
     def report(self, name: str) -> str:
@@ -266,7 +302,9 @@ class Client:
             NotFound: REPORT_NOT_FOUND, the job has none.
             TransferError: the report cannot be read, or has another digest.
         """
-        return _files.read_report(self._name(name), self.artifacts(name), self._download_url)
+        return _files.read_report(
+            self._name(name), self.artifacts(name), self._download_url, ca=self._access.ca
+        )
 
     def upload(
         self, path: str | os.PathLike[str], *, on_progress: FileProgress | None = None
@@ -284,7 +322,7 @@ class Client:
             InvalidArgument: there is no such file, or it is larger than the server takes.
             TransferError: a file cannot be read or sent.
         """
-        return _files.upload(Path(path), self._upload_url, on_progress)
+        return _files.upload(Path(path), self._upload_url, on_progress, ca=self._access.ca)
 
     def capabilities(self) -> pb.GetCapabilitiesResponse:
         """Return what the server can do: techniques and bounds, formats, types, limits."""
@@ -307,6 +345,11 @@ class Client:
         self, method: "grpc.UnaryUnaryMultiCallable[_Request, _Response]", request: _Request
     ) -> _Response:
         try:
-            return method(request, timeout=self._timeout)
+            return method(request, timeout=self._timeout, metadata=self._access.metadata)
         except grpc.RpcError as error:
-            raise from_rpc_error(error, self.target) from error
+            raise self._typed(error) from error
+
+    def _typed(self, error: grpc.RpcError | StreamBroken) -> LightenError:
+        if isinstance(error, StreamBroken):
+            return error
+        return explain(from_rpc_error(error, self.target), self._access)

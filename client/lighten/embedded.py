@@ -80,7 +80,7 @@ class EmbeddedServer:
     def _start(self) -> str:
         ready = self._data_dir / "ready.json"
         ready.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "lighten_service.server"]
+        command = [sys.executable, "-m", "lighten_service.server", "--private"]
         command += ["--port", "0", "--http-port", "0", "--metrics-port", "0"]
         command += ["--data-dir", str(self._data_dir), "--ready-file", str(ready)]
         with self._log_path.open("wb") as log:
@@ -111,7 +111,6 @@ class EmbeddedServer:
         """Return the settings: the caller's own, but never the caller's database or storage."""
         return {
             **os.environ,
-            "LIGHTEN_BIND": "127.0.0.1",
             "LIGHTEN_STORE_URL": "",
             "LIGHTEN_STORAGE_ROOT": "",
             "LIGHTEN_PUBLIC_URL": "",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     import urllib3
@@ -43,7 +43,8 @@ class TransferError(Exception):
 
     Attributes:
         reason: DIGEST_MISMATCH, SIZE_MISMATCH, OBJECT_NOT_FOUND, OBJECT_TOO_LARGE, URL_EXPIRED
-            (also: the storage refuses the URL) or STORAGE_UNAVAILABLE.
+            (also: the storage refuses the URL), STORAGE_NOT_TRUSTED (its certificate) or
+            STORAGE_UNAVAILABLE.
         message: for a person.
         retryable: the same transfer may succeed later, perhaps with a new URL.
     """
@@ -70,6 +71,7 @@ def download(
     on_progress: Progress | None = None,
     refresh: Callable[[], str] | None = None,
     check: Check | None = None,
+    ca: str = "",
     max_seconds: float = DEFAULT_MAX_SECONDS,
 ) -> str:
     """Fetch a URL into a file, whole or not at all, and return its SHA-256.
@@ -82,6 +84,7 @@ def download(
         sha256: expected digest, 64 lower-case hexadecimal digits.
         size: expected length in bytes.
         refresh: returns a new URL after one was refused (403).
+        ca: certificates (PEM) to trust for https, besides the system's.
         max_seconds: how long to try without any progress.
 
     Raises:
@@ -92,7 +95,7 @@ def download(
         url = url()
     path = Path(path)
     part = path.with_name(path.name + ".part")
-    attempts = _Attempts(url, refresh, check, max_seconds)
+    attempts = _Attempts(url, refresh, check, ca, max_seconds)
     try:
         with part.open("wb") as file:
             fetch = _Fetch(file, size, on_progress, attempts)
@@ -113,6 +116,7 @@ def upload(
     on_progress: Progress | None = None,
     refresh: Callable[[], str] | None = None,
     check: Check | None = None,
+    ca: str = "",
     max_seconds: float = DEFAULT_MAX_SECONDS,
 ) -> str:
     """Send a file with one PUT and return the ETag of the answer, without quotes.
@@ -126,7 +130,7 @@ def upload(
         refresh = refresh or url
         url = url()
     path = Path(path)
-    attempts = _Attempts(url, refresh, check, max_seconds)
+    attempts = _Attempts(url, refresh, check, ca, max_seconds)
     with path.open("rb") as file:
         total = os.fstat(file.fileno()).st_size
         return _put(file, 0, total, attempts, on_progress, total)
@@ -140,6 +144,7 @@ def upload_parts(
     on_progress: Progress | None = None,
     refresh: Callable[[int], str] | None = None,
     check: Check | None = None,
+    ca: str = "",
     max_seconds: float = DEFAULT_MAX_SECONDS,
 ) -> list[str]:
     """Send a file in parts, one after the other, and return their ETags in order.
@@ -166,7 +171,7 @@ def upload_parts(
         for index, url in enumerate(part_urls):
             start = index * part_bytes
             fresh = None if refresh is None else _bind(refresh, index + 1)
-            attempts = _Attempts(url, fresh, check, max_seconds)
+            attempts = _Attempts(url, fresh, check, ca, max_seconds)
             length = min(part_bytes, total - start)
             etags.append(_put(file, start, length, attempts, on_progress, total))
     return etags
@@ -184,9 +189,11 @@ class _Attempts:
         url: str,
         refresh: Callable[[], str] | None,
         check: Check | None,
+        ca: str,
         max_seconds: float,
     ) -> None:
         self.url = url
+        self.ca = ca
         self._refresh = refresh
         self._check = check or (lambda: None)
         self._max_seconds = max_seconds
@@ -246,7 +253,7 @@ class _Fetch:
         headers = {"Accept-Encoding": "identity"}
         if self._done:
             headers["Range"] = f"bytes={self._done}-"
-        with _request("GET", self._attempts.url, headers) as response:
+        with _request("GET", self._attempts, headers) as response:
             self._begin(response)
             while chunk := _read(response):
                 self._take(chunk)
@@ -338,7 +345,7 @@ def _put(
         nonlocal etag
         headers = {"Content-Length": str(length)}
         body = _Slice(file, start, length, moved)
-        with _request("PUT", attempts.url, headers, body) as response:
+        with _request("PUT", attempts, headers, body) as response:
             etag = response.headers.get("ETag", "").strip('"')
 
     attempts.run(send)
@@ -346,15 +353,15 @@ def _put(
 
 
 def _request(
-    method: str, url: str, headers: dict[str, str], body: _Slice | None = None
+    method: str, attempts: _Attempts, headers: dict[str, str], body: _Slice | None = None
 ) -> "closing[urllib3.BaseHTTPResponse]":
     """Open a request; a response other than success is raised as TransferError."""
     import urllib3
 
     with _network_errors():
-        response = _pool().urlopen(
+        response = _pool(attempts.ca).urlopen(
             method,
-            url,
+            attempts.url,
             headers=headers,
             body=body,
             preload_content=False,
@@ -374,6 +381,8 @@ def _read(response: "urllib3.BaseHTTPResponse") -> bytes:
 
 @contextmanager
 def _network_errors() -> Iterator[None]:
+    import ssl
+
     from urllib3.exceptions import HTTPError, LocationValueError
 
     try:
@@ -381,6 +390,9 @@ def _network_errors() -> Iterator[None]:
     except LocationValueError as error:
         raise TransferError("OBJECT_NOT_FOUND", f"not a URL that can be read: {error}") from error
     except (HTTPError, OSError) as error:
+        if isinstance(error.args and error.args[0], ssl.SSLCertVerificationError):
+            message = f"storage shows a certificate that cannot be trusted: {error.args[0]}"
+            raise TransferError("STORAGE_NOT_TRUSTED", message) from error
         raise TransferError(
             "STORAGE_UNAVAILABLE", f"storage cannot be reached: {error}", True
         ) from error
@@ -405,7 +417,14 @@ def _size_mismatch(expected: int, actual: int) -> TransferError:
 
 
 @cache
-def _pool() -> "urllib3.PoolManager":
+def _pool(ca: str) -> "urllib3.PoolManager":
+    import ssl
+
     import urllib3
 
-    return urllib3.PoolManager(retries=False, blocksize=CHUNK_BYTES, maxsize=8)
+    options: dict[str, Any] = {}
+    if ca:
+        context = ssl.create_default_context()
+        context.load_verify_locations(cadata=ca)
+        options["ssl_context"] = context
+    return urllib3.PoolManager(retries=False, blocksize=CHUNK_BYTES, maxsize=8, **options)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from lighten import v1 as pb
-from lighten_service.api.grpc_server import GrpcServer
 from lighten_service.api.optimization_servicer import OptimizationServicer, UseCases
+from lighten_service.api.reload import keep_fresh
 from lighten_service.api.worker_servicer import WorkerServicer
 from lighten_service.clock import SystemClock
+from lighten_service.edge import Edge, Security, open_security
 from lighten_service.jobs.capabilities import capabilities
 from lighten_service.jobs.create import CreatePolicy, JobCreator
 from lighten_service.jobs.files import FileService
@@ -30,19 +31,28 @@ from lighten_service.objects.access import AccessPolicy
 from lighten_service.settings import Settings
 from lighten_service.storage_setup import host_and_port, open_storage
 from lighten_service.store import open_store
-from lighten_service.telemetry.metrics import Metrics, MetricsServer
+from lighten_service.telemetry.metrics import Metrics
+from lighten_service.telemetry.metrics_server import MetricsServer, Readiness
 
 # Makes the executor once the address is known at which workers reach the server.
-ExecutorFactory = Callable[[Settings, str], Executor]
+ExecutorFactory = Callable[[Settings, str, Metrics], Executor]
 
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where a server listens: ``host:port`` of gRPC, URLs of the other two."""
+    """Where a server listens.
+
+    Attributes:
+        grpc: what callers give as target: ``host:port``, or ``grpcs://host:port`` with TLS.
+        http: URL of the port of signed URLs.
+        metrics: URL of the port of metrics and probes.
+        workers: ``host:port`` of WorkerService.
+    """
 
     grpc: str
     http: str
     metrics: str
+    workers: str
     pid: int
 
 
@@ -64,12 +74,14 @@ class ControlPlane:
         self,
         settings: Settings,
         addresses: Addresses,
-        server: GrpcServer,
+        edge: Edge,
+        probes: MetricsServer,
         background: list[asyncio.Task[None]],
     ) -> None:
         self.addresses = addresses
         self._settings = settings
-        self._server = server
+        self._edge = edge
+        self._probes = probes
         self._background = background
 
     async def run_until(self, stop: asyncio.Event) -> None:
@@ -86,7 +98,8 @@ class ControlPlane:
 
     async def drain(self) -> None:
         """Stop serving. Workers carry on. Again: nothing happens."""
-        await self._server.drain(self._settings.drain_seconds)
+        self._probes.readiness = Readiness.DRAINING
+        await self._edge.drain(self._settings.drain_seconds)
 
 
 @asynccontextmanager
@@ -108,40 +121,54 @@ async def _open(
 ) -> ControlPlane:
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     clock, metrics = SystemClock(), Metrics()
-    metrics_server = _serve_metrics(metrics, settings)
-    stack.push_async_callback(asyncio.to_thread, metrics_server.close)
+    metrics.watch_volume(settings.data_dir)
+    security = open_security(settings, metrics, clock)
+    probes = _serve_metrics(metrics, settings)
+    stack.push_async_callback(asyncio.to_thread, probes.close)
     store = await open_store(settings.database_url, clock=clock, metrics=metrics)
     stack.push_async_callback(store.close)
-    objects, http = await stack.enter_async_context(open_storage(settings, store, metrics, clock))
+    objects, http = await stack.enter_async_context(
+        open_storage(settings, store, metrics, clock, security.certificates)
+    )
     parts = _Parts(settings, clock, metrics, store, objects)
 
-    server = GrpcServer(metrics)
-    port = server.bind(settings.bind, settings.port)
-    address = host_and_port(settings.bind, port)
-    executor = make_executor(settings, address)
+    edge = Edge(settings, metrics, security)
+    executor = make_executor(settings, edge.worker_address, metrics)
     lifecycle = await _lifecycle(parts, executor)
     hub = WatchHub(store)
-    server.add(
+    edge.add(
         OptimizationServicer(_use_cases(parts, executor, lifecycle, hub)),
         _workers(parts, lifecycle),
     )
-    background = await _start_background(parts, hub, stack)
+    background = await _start_background(parts, security, hub, stack)
     reconciler = Reconciler(store=store, executor=executor, lifecycle=lifecycle, metrics=metrics)
     await reconciler.start()
     stack.push_async_callback(reconciler.close)
-    await server.start()
-    stack.push_async_callback(server.drain, settings.drain_seconds)
-    prometheus = f"http://{host_and_port(settings.bind, metrics_server.port)}"
-    addresses = Addresses(grpc=address, http=http, metrics=prometheus, pid=os.getpid())
-    return ControlPlane(settings, addresses, server, background)
+    await edge.start()
+    probes.readiness = Readiness.READY
+    addresses = Addresses(
+        grpc=edge.address,
+        http=http,
+        metrics=f"http://{host_and_port(_metrics_bind(settings), probes.port)}",
+        workers=edge.worker_address,
+        pid=os.getpid(),
+    )
+    plane = ControlPlane(settings, addresses, edge, probes, background)
+    stack.push_async_callback(plane.drain)
+    return plane
 
 
 def _serve_metrics(metrics: Metrics, settings: Settings) -> MetricsServer:
+    host = _metrics_bind(settings)
     try:
-        return metrics.serve(settings.bind, settings.metrics_port)
+        return metrics.serve(host, settings.metrics_port)
     except OSError as error:
-        address = host_and_port(settings.bind, settings.metrics_port)
+        address = host_and_port(host, settings.metrics_port)
         raise OSError(f"Prometheus' port cannot listen on {address}: {error}") from error
+
+
+def _metrics_bind(settings: Settings) -> str:
+    return settings.metrics_bind or settings.bind
 
 
 async def _lifecycle(parts: _Parts, executor: Executor) -> Lifecycle:
@@ -156,6 +183,7 @@ async def _lifecycle(parts: _Parts, executor: Executor) -> Lifecycle:
         root_uri=settings.root_uri,
         options=LifecycleOptions(
             heartbeat_timeout=settings.heartbeat_timeout_seconds,
+            start_timeout=settings.start_timeout_seconds,
             cancel_grace=settings.cancel_grace_seconds,
             stop_grace=settings.kill_grace_seconds,
             retry=RetryPolicy(first_pause=settings.retry_pause_seconds),
@@ -170,7 +198,7 @@ def _workers(parts: _Parts, lifecycle: Lifecycle) -> WorkerServicer:
         parts.settings.root_uri,
         expires_seconds=parts.settings.limits.url_expiry_seconds,
     )
-    return WorkerServicer(lifecycle, transfers)
+    return WorkerServicer(lifecycle, transfers, parts.metrics)
 
 
 def _use_cases(parts: _Parts, executor: Executor, lifecycle: Lifecycle, hub: WatchHub) -> UseCases:
@@ -185,6 +213,7 @@ def _use_cases(parts: _Parts, executor: Executor, lifecycle: Lifecycle, hub: Wat
     references = References(objects, access, max_files=settings.limits.max_input_files)
     policy = CreatePolicy(
         ResourceDefaults(**settings.defaults.model_dump()),
+        gpu_profiles={profile.name for profile in executor.gpu_profiles},
         max_queued=settings.limits.max_queued_jobs,
     )
     return UseCases(
@@ -202,7 +231,10 @@ def _use_cases(parts: _Parts, executor: Executor, lifecycle: Lifecycle, hub: Wat
         store=store,
         hub=hub,
         capabilities=lambda: capabilities(
-            server_version=version("lighten"), limits=limits, workers=lifecycle.inventories
+            server_version=version("lighten"),
+            limits=limits,
+            gpu_profiles=executor.gpu_profiles,
+            workers=lifecycle.inventories,
         ),
     )
 
@@ -219,12 +251,13 @@ def _limits(settings: Settings) -> pb.Limits:
 
 
 async def _start_background(
-    parts: _Parts, hub: WatchHub, stack: AsyncExitStack
+    parts: _Parts, security: Security, hub: WatchHub, stack: AsyncExitStack
 ) -> list[asyncio.Task[None]]:
     listening = asyncio.Event()
     tasks = [
         asyncio.create_task(hub.run(listening), name="watch-hub"),
         asyncio.create_task(_sweep_for_ever(parts), name="sweeper"),
+        asyncio.create_task(keep_fresh(security.files), name="reload"),
     ]
 
     async def end() -> None:

@@ -11,19 +11,20 @@ from dataclasses import asdict
 from typing import Any
 
 from lighten_service.assembly import Addresses, open_control_plane
-from lighten_service.executors.local import LocalExecutor, LocalOptions
+from lighten_service.executor_setup import make_executor
 from lighten_service.jobs.errors import LightenError
-from lighten_service.jobs.ports import Executor
 from lighten_service.settings import Settings, SettingsError, load
 from lighten_service.telemetry import logs
 
 _CANNOT_START = 2
-# What takes a worker seconds to import; by name, for the server never imports it.
-_WARM_IMPORTS = (
-    "lighten_service.worker.pipeline",
-    "lighten_service.worker.engines.onnx_engine",
-    "lighten_service.worker.engines.torch_engine",
-)
+_PRIVATE = {
+    "bind": "127.0.0.1",
+    "metrics_bind": "",
+    "worker_port": None,
+    "tls": None,
+    "auth": None,
+    "executor": {"kind": "local"},
+}
 
 log = logs.get_logger(__name__)
 
@@ -41,20 +42,8 @@ def run(options: argparse.Namespace) -> None:
 
 def _overrides(options: argparse.Namespace) -> dict[str, Any]:
     names = ("port", "http_port", "metrics_port", "data_dir")
-    return {name: value for name in names if (value := getattr(options, name)) is not None}
-
-
-def _local_executor(settings: Settings, server: str) -> Executor:
-    return LocalExecutor(
-        LocalOptions(
-            data_dir=settings.data_dir,
-            server=server,
-            cpu_slots=settings.executor.cpu_slots,
-            gpus=settings.executor.gpus,
-            warm_workers=settings.executor.warm_workers,
-            warm_imports=_WARM_IMPORTS,
-        )
-    )
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    return {**_PRIVATE, **given} if options.private else given
 
 
 async def _serve(settings: Settings, options: argparse.Namespace) -> None:
@@ -62,7 +51,7 @@ async def _serve(settings: Settings, options: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with open_control_plane(settings, _local_executor) as plane:
+    async with open_control_plane(settings, make_executor) as plane:
         _announce(plane.addresses, options)
         # What is loaded now stays: the collector need not look at it while calls wait.
         gc.freeze()

@@ -5,6 +5,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from aiohttp import web
@@ -17,24 +18,43 @@ from lighten_service.objects.signing import UrlSigner
 from lighten_service.settings import S3Settings, Settings
 from lighten_service.telemetry.metrics import Metrics
 
+if TYPE_CHECKING:
+    from lighten_service.api.certificates import Certificates
+
 _SECRET_NAME = "signed-urls"  # noqa: S105  a name, not a secret
 _SECRET_BYTES = 32
 _SHUTDOWN_SECONDS = 5.0
+_LOOPBACK = "127.0.0.1"
 
 
 @asynccontextmanager
 async def open_storage(
-    settings: Settings, store: JobStore, metrics: Metrics, clock: Clock
+    settings: Settings,
+    store: JobStore,
+    metrics: Metrics,
+    clock: Clock,
+    certificates: "Certificates | None",
 ) -> AsyncIterator[tuple[ObjectRouter, str]]:
     """Yield the storage and the URL of the HTTP port; close both at the end.
+
+    With ``certificates`` the port speaks TLS, and workers of this machine get one of their own on
+    loopback, in plain text, whose address needs to stand in no certificate.
 
     Raises:
         OSError: the port is in use.
     """
     listener = listen(settings.bind, settings.http_port)
-    base = f"http://{host_and_port(settings.bind, listener.getsockname()[1])}"
+    base = _url("https" if certificates else "http", settings.bind, listener)
+    listeners = [(listener, certificates.for_http() if certificates else None)]
+    worker_base = base
+    if certificates and settings.local_workers and not settings.worker_url:
+        inner = listen(_LOOPBACK, settings.worker_http_port)
+        worker_base = _url("http", _LOOPBACK, inner)
+        listeners.append((inner, None))
     secret = await store.secret(_SECRET_NAME, lambda: secrets.token_bytes(_SECRET_BYTES))
-    signer = UrlSigner(secret, settings.public_url or base, settings.worker_url or base, clock)
+    signer = UrlSigner(
+        secret, settings.public_url or base, settings.worker_url or worker_base, clock
+    )
     local = LocalObjectStore(_roots(settings), signer, metrics)
     stores: dict[str, ObjectStore] = {"file": local}
     if settings.s3 is not None:
@@ -45,7 +65,8 @@ async def open_storage(
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
     await runner.setup()
     try:
-        await web.SockSite(runner, listener).start()
+        for socket_, context in listeners:
+            await web.SockSite(runner, socket_, ssl_context=context).start()
         yield router, base
     finally:
         await runner.cleanup()
@@ -66,6 +87,10 @@ def _open_s3(settings: S3Settings, metrics: Metrics) -> ObjectStore:
         region=settings.region,
     )
     return S3ObjectStore(options, metrics)
+
+
+def _url(scheme: str, host: str, listener: socket.socket) -> str:
+    return f"{scheme}://{host_and_port(host, listener.getsockname()[1])}"
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -56,38 +56,48 @@ class Edge:
     async def succeed(self, job: pb.Job, content: bytes = b"onnx") -> None:
         """Play the job's worker to a success with one artifact."""
         worker = ScriptedWorker(self.channel, await self.executor.launches.get())
-        welcome = await worker.attach()
-        folder = Path(welcome.attempt_uri.removeprefix("file://"))
-        (folder / "artifacts").mkdir(parents=True)
-        (folder / "artifacts" / "model.qdq.onnx").write_bytes(content)
-        artifact = pb.Artifact(
-            name="model.qdq.onnx",
-            kind=pb.ARTIFACT_KIND_QDQ_ONNX,
-            uri=f"{welcome.attempt_uri}artifacts/model.qdq.onnx",
-            sha256=sha256(content).hexdigest(),
-            bytes=len(content),
-        )
-        manifest = pb.Manifest(
-            format_version=1,
-            job=job.name,
-            attempt=welcome.attempt,
-            resolved_spec=welcome.resolved_spec,
-            result=pb.JobResult(attempt=welcome.attempt, artifacts=[artifact]),
-        )
-        document = json_format.MessageToDict(manifest, preserving_proto_field_name=True)
-        text = json.dumps(document, sort_keys=True).encode()
-        (folder / "manifest.json").write_bytes(text)
-        await worker.finish(sha256(text).hexdigest())
+        await worker.finish(leave_result(job.name, await worker.attach(), content))
+
+
+def leave_result(job: str, welcome: pb.Welcome, content: bytes = b"onnx") -> str:
+    """Write one artifact and the manifest of an attempt; return the manifest's digest."""
+    folder = Path(welcome.attempt_uri.removeprefix("file://"))
+    (folder / "artifacts").mkdir(parents=True)
+    (folder / "artifacts" / "model.qdq.onnx").write_bytes(content)
+    artifact = pb.Artifact(
+        name="model.qdq.onnx",
+        kind=pb.ARTIFACT_KIND_QDQ_ONNX,
+        uri=f"{welcome.attempt_uri}artifacts/model.qdq.onnx",
+        sha256=sha256(content).hexdigest(),
+        bytes=len(content),
+    )
+    manifest = pb.Manifest(
+        format_version=1,
+        job=job,
+        attempt=welcome.attempt,
+        resolved_spec=welcome.resolved_spec,
+        result=pb.JobResult(attempt=welcome.attempt, artifacts=[artifact]),
+    )
+    document = json_format.MessageToDict(manifest, preserving_proto_field_name=True)
+    text = json.dumps(document, sort_keys=True).encode()
+    (folder / "manifest.json").write_bytes(text)
+    return sha256(text).hexdigest()
 
 
 @asynccontextmanager
-async def running_edge(folder: Path, *, slots: int = 0, **overrides: Any) -> AsyncIterator[Edge]:
+async def running_edge(
+    folder: Path,
+    *,
+    slots: int = 0,
+    executor: ScriptedExecutor | None = None,
+    **overrides: Any,
+) -> AsyncIterator[Edge]:
     """Start a server below ``folder``; a second start there finds the same jobs."""
     files = folder / "files"
     files.mkdir(exist_ok=True)
     for name in ("model.onnx", "calibration.npz"):
         (files / name).write_bytes(b"some bytes")
-    executor = ScriptedExecutor(slots)
+    workers = executor or ScriptedExecutor(slots)
     values = {
         "port": 0,
         "http_port": 0,
@@ -99,10 +109,10 @@ async def running_edge(folder: Path, *, slots: int = 0, **overrides: Any) -> Asy
     }
     settings = load(overrides=values)
     async with (
-        open_control_plane(settings, lambda *_: executor) as plane,
+        open_control_plane(settings, lambda *_: workers) as plane,
         grpc.aio.insecure_channel(plane.addresses.grpc) as channel,
     ):
-        yield Edge(plane, channel, executor, settings, files)
+        yield Edge(plane, channel, workers, settings, files)
 
 
 class Refusal:

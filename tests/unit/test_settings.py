@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from lighten_service.settings import SettingsError, load
+from lighten_service.settings.security import TlsSettings
 
 
 @pytest.fixture(autouse=True)
@@ -85,11 +86,60 @@ def test_a_missing_file_is_named(tmp_path):
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org"])
 def test_other_machines_are_kept_out_unless_told_in_so_many_words(host):
-    with pytest.raises(SettingsError, match="neither TLS nor authentication yet"):
+    with pytest.raises(SettingsError, match=r"there is no \[tls\] and no \[auth\]"):
         load(overrides={"bind": host})
     assert load(overrides={"bind": host, "insecure_bind": True}).bind == host
+
+
+TLS = {"cert": "/cert.pem", "key": "/key.pem"}
+AUTH = {"tokens": "/tokens.toml"}
+
+
+@pytest.mark.parametrize(("given", "missing"), [({"tls": TLS}, "auth"), ({"auth": AUTH}, "tls")])
+def test_tls_or_tokens_alone_do_not_let_other_machines_in(given, missing):
+    with pytest.raises(SettingsError, match=rf"there is no \[{missing}\]: set tls"):
+        load(overrides={"bind": "10.0.0.1", **given})
+    assert load(overrides={"bind": "10.0.0.1", "insecure_bind": True, **given})
+    assert load(overrides=given).bind == "127.0.0.1"
+    assert load(overrides={"bind": "10.0.0.1", "tls": TLS, "auth": AUTH}).bind == "10.0.0.1"
+
+
+def test_urls_need_a_name_that_a_certificate_can_hold():
+    everywhere = {"bind": "0.0.0.0", "tls": TLS, "auth": AUTH}
+    with pytest.raises(SettingsError, match="set public_url"):
+        load(overrides=everywhere)
+    named = {**everywhere, "public_url": "https://lighten.example.org:8471"}
+    assert load(overrides=named)
+    cluster = {"namespace": "lighten", "image": "worker", "server": "lighten.svc:8473"}
+    pods = {**named, "executor": {"kind": "kubernetes"}, "kubernetes": cluster}
+    with pytest.raises(SettingsError, match="set worker_url"):
+        load(overrides=pods)
+    assert load(overrides={**pods, "worker_url": "https://lighten.svc:8471"})
+
+
+@pytest.mark.parametrize(
+    ("given", "apart"),
+    [
+        ({}, False),
+        ({"tls": TLS}, True),
+        ({"worker_port": 0}, True),
+        ({"tls": TLS, "executor": {"kind": "kubernetes"}}, False),
+        ({"tls": {**TLS, "client_ca": "/ca.pem"}, "executor": {"kind": "kubernetes"}}, True),
+    ],
+)
+def test_workers_have_a_port_of_their_own_where_they_cannot_use_the_callers(given, apart):
+    cluster = {"kubernetes": {"namespace": "lighten", "image": "worker"}}
+    assert load(overrides={**cluster, **given}).workers_apart == apart
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
 def test_loopback_is_fine(host):
     assert load(overrides={"bind": host}).bind == host
+
+
+def test_comments_in_any_language_are_no_part_of_what_workers_trust(tmp_path: Path) -> None:
+    bundle = tmp_path / "ca.pem"
+    bundle.write_text("# Autoridad de Certificación\n-----BEGIN CERTIFICATE-----\n", "utf-8")
+    told = TlsSettings(cert=bundle, key=bundle).trusted()
+    assert told.isascii()
+    assert "BEGIN CERTIFICATE" in told

@@ -1,38 +1,28 @@
 """Every metric is set once, scraped over HTTP, and checked by Prometheus' own linter."""
 
+import math
 import shutil
+import socket
+import struct
 import subprocess
+import time
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from lighten import v1 as pb
+from lighten_service.jobs.ports import LaunchEnd
 from lighten_service.telemetry.metrics import Metrics
+from lighten_service.telemetry.metrics_server import Readiness
+from tests.support.metrics_sample import sample
 
 
 @pytest.fixture
-def metrics() -> Iterator[Metrics]:
-    metrics = Metrics()
-    metrics.jobs_counted({pb.JOB_STATE_QUEUED: 2, pb.JOB_STATE_RUNNING: 1})
-    metrics.job_finished(pb.JOB_STATE_SUCCEEDED, ["fold_batch_norms", "calibrate"])
-    metrics.queue_left(1.5)
-    metrics.stage_finished(pb.Stage.KIND_EXPORT, 2.5)
-    metrics.events_appended({"log": 3, "": 1})
-    metrics.store_committed(requests=4, seconds=0.002)
-    metrics.worker_started()
-    metrics.worker_lost("out_of_memory")
-    gpu = pb.GpuUsage(device="cuda:0", memory_used_bytes=10, memory_total_bytes=40)
-    metrics.worker_heartbeat("a", pb.Heartbeat(rss_bytes=100, gpus=[gpu, gpu]))
-    metrics.worker_heartbeat("b", pb.Heartbeat(rss_bytes=50))
-    metrics.rpc_finished("OptimizationService/GetJob", "unary", "OK", 0.01)
-    metrics.rpc_finished("OptimizationService/WatchJob", "stream", "UNAVAILABLE", 12)
-    metrics.storage_read("s3", 1000)
-    metrics.storage_wrote("local", 2000)
-    metrics.storage_failed("s3", "head", "OBJECT_NOT_FOUND")
-    with metrics.watch_stream("OptimizationService/WatchJob"):
+def metrics(tmp_path: Path) -> Iterator[Metrics]:
+    with sample(tmp_path) as metrics:
         yield metrics
 
 
@@ -51,15 +41,16 @@ def families(text: str) -> dict[str, Metric]:
 
 def test_a_scrape_has_every_metric_with_its_value(metrics: Metrics) -> None:
     samples = {
-        (sample.name, *sorted(sample.labels.values())): sample.value
+        (found.name, *sorted(found.labels.values())): found.value
         for family in families(scrape(metrics)).values()
-        for sample in family.samples
+        for found in family.samples
     }
     expected = {
         ("lighten_jobs", "queued"): 2,
         ("lighten_jobs", "running"): 1,
         ("lighten_jobs", "failed"): 0,
         ("lighten_jobs_finished_total", "succeeded"): 1,
+        ("lighten_jobs_failed_total", "OUT_OF_MEMORY", "resource"): 1,
         ("lighten_techniques_finished_total", "calibrate", "succeeded"): 1,
         ("lighten_techniques_finished_total", "fold_batch_norms", "succeeded"): 1,
         ("lighten_queue_wait_seconds_sum",): 1.5,
@@ -68,8 +59,10 @@ def test_a_scrape_has_every_metric_with_its_value(metrics: Metrics) -> None:
         ("lighten_events_appended_total", "none"): 1,
         ("lighten_store_commit_seconds_count",): 1,
         ("lighten_store_commit_requests_sum",): 4,
+        ("lighten_store_errors_total",): 1,
         ("lighten_worker_starts_total",): 1,
         ("lighten_worker_losses_total", "out_of_memory"): 1,
+        ("lighten_workers_refused_total", "ATTEMPT_FENCED"): 1,
         ("lighten_workers_attached",): 2,
         ("lighten_workers_memory_bytes",): 150,
         ("lighten_workers_gpu_memory_bytes",): 20,
@@ -77,9 +70,19 @@ def test_a_scrape_has_every_metric_with_its_value(metrics: Metrics) -> None:
         ("lighten_rpcs_handled_total", "OK", "OptimizationService/GetJob", "unary"): 1,
         ("lighten_rpc_duration_seconds_sum", "OptimizationService/WatchJob", "stream"): 12,
         ("lighten_watch_streams", "OptimizationService/WatchJob"): 1,
+        ("lighten_auth_refused_total", "TOKEN_UNKNOWN"): 1,
+        ("lighten_tls_certificate_expiry_timestamp_seconds", "server"): 1.8e9,
+        ("lighten_storage_calls_total", "head", "s3"): 1,
         ("lighten_storage_read_bytes_total", "s3"): 1000,
         ("lighten_storage_written_bytes_total", "local"): 2000,
         ("lighten_storage_errors_total", "OBJECT_NOT_FOUND", "head", "s3"): 1,
+        ("lighten_kubernetes_requests_total", "201", "create", "jobs"): 1,
+        ("lighten_kubernetes_requests_total", "list", "none", "pods"): 1,
+        ("lighten_kubernetes_request_duration_seconds_sum", "create", "jobs"): 0.03,
+        ("lighten_kubernetes_watch_restarts_total", "gone", "pods"): 1,
+        ("lighten_kubernetes_launches", "waiting"): 3,
+        ("lighten_kubernetes_launches", "placed"): 1,
+        ("lighten_kubernetes_launches", "ended"): 0,
     }
     assert {key: samples.get(key) for key in expected} == expected
 
@@ -108,7 +111,7 @@ def test_labels_from_outside_are_bounded(metrics: Metrics) -> None:
     text = scrape(metrics)
     samples = families(text)["lighten_rpcs_handled"].samples
     assert len(samples) <= 70
-    assert {sample.labels["method"] for sample in samples} >= {
+    assert {each.labels["method"] for each in samples} >= {
         "OptimizationService/GetJob",
         "other",
     }
@@ -126,8 +129,86 @@ def test_closed_streams_and_detached_workers_are_forgotten(metrics: Metrics) -> 
     assert value("lighten_workers_memory_bytes") == 50
 
 
+def test_the_data_volume_is_measured_at_each_scrape(metrics: Metrics, tmp_path: Path) -> None:
+    value = metrics.registry.get_sample_value
+    size = value("lighten_data_volume_size_bytes")
+    free = value("lighten_data_volume_free_bytes")
+    assert size is not None
+    assert free is not None
+    assert 0 < free <= size
+    tmp_path.rmdir()
+    assert math.isnan(value("lighten_data_volume_free_bytes") or 0)
+
+
+def test_the_longest_wait_grows_until_nobody_waits(metrics: Metrics) -> None:
+    value = metrics.registry.get_sample_value
+    metrics.queue_waits_since(time.time() - 100)
+    assert value("lighten_queue_oldest_wait_seconds") == pytest.approx(100, abs=10)
+    metrics.queue_waits_since(None)
+    assert value("lighten_queue_oldest_wait_seconds") == 0
+
+
+def test_every_end_of_a_worker_begins_at_zero() -> None:
+    value = Metrics().registry.get_sample_value
+    for end in LaunchEnd:
+        assert value("lighten_worker_losses_total", {"reason": end.value}) == 0
+
+
+def test_a_watch_is_silent_from_its_last_sign_on(metrics: Metrics) -> None:
+    def silence() -> float:
+        found = metrics.registry.get_sample_value(
+            "lighten_kubernetes_watch_silence_seconds", {"resource": "pods"}
+        )
+        assert found is not None
+        return found
+
+    first = silence()
+    assert silence() > first
+    before = silence()
+    metrics.kubernetes.watch_heard("pods")
+    assert silence() < before
+
+
 def test_an_address_in_use_is_an_os_error(metrics: Metrics) -> None:
     server = metrics.serve("127.0.0.1", 0)
     with pytest.raises(OSError, match="in use"):
         metrics.serve("127.0.0.1", server.port)
     server.close()
+
+
+def test_a_client_that_breaks_off_is_no_line_of_the_log(
+    metrics: Metrics, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server = metrics.serve("127.0.0.1", 0)
+    try:
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.sendall(b"GET")
+        # Threads take connections in their order: this one comes after the reset.
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/healthz") as answer:
+            assert answer.status == 200
+        time.sleep(0.2)
+    finally:
+        server.close()
+    assert capfd.readouterr().err == ""
+
+
+def test_probes_hear_of_the_process_and_of_the_server(metrics: Metrics) -> None:
+    server = metrics.serve("127.0.0.1", 0)
+
+    def ask(path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{server.port}{path}") as answer:
+                return answer.status, answer.read().decode().strip()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode().strip()
+
+    try:
+        assert ask("/healthz") == (200, "alive")
+        for state in Readiness:
+            server.readiness = state
+            status = 200 if state is Readiness.READY else 503
+            assert ask("/readyz") == (status, state.value)
+        assert ask("/jobs")[0] == 404
+    finally:
+        server.close()

@@ -14,8 +14,8 @@ from lighten.cli.render.report import artifacts_view
 
 def artifacts(
     job: JobArgument,
-    target: TargetOption = options.DEFAULT_TARGET,
-    project: ProjectOption = options.DEFAULT_PROJECT,
+    target: TargetOption = None,
+    project: ProjectOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """List the files that a job wrote."""
@@ -32,8 +32,8 @@ def artifacts(
 def download(
     job: JobArgument,
     to: options.ToOption = ".",
-    target: TargetOption = options.DEFAULT_TARGET,
-    project: ProjectOption = options.DEFAULT_PROJECT,
+    target: TargetOption = None,
+    project: ProjectOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Download all artifacts of a job, checked against their digests.
@@ -53,8 +53,8 @@ def download(
 
 def upload(
     path: Annotated[Path, typer.Argument(exists=True, help="A file, or a folder with its files.")],
-    target: TargetOption = options.DEFAULT_TARGET,
-    project: ProjectOption = options.DEFAULT_PROJECT,
+    target: TargetOption = None,
+    project: ProjectOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Upload a model or dataset and print the URI that a spec then names."""

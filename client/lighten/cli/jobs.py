@@ -20,8 +20,8 @@ FilterOption = Annotated[
 
 def get(
     job: JobArgument,
-    target: TargetOption = options.DEFAULT_TARGET,
-    project: ProjectOption = options.DEFAULT_PROJECT,
+    target: TargetOption = None,
+    project: ProjectOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Show a job, and its result once it has one."""
@@ -36,8 +36,8 @@ def get(
 def list_jobs(
     filter: FilterOption = "",
     limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 50,
-    target: TargetOption = options.DEFAULT_TARGET,
-    project: ProjectOption = options.DEFAULT_PROJECT,
+    target: TargetOption = None,
+    project: ProjectOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """List jobs, newest first."""
@@ -60,8 +60,8 @@ def watch(
     ] = None,
     after: Annotated[int, typer.Option(min=0, help="Only events above this sequence.")] = 0,
     filter: FilterOption = "",
-    target: TargetOption = options.DEFAULT_TARGET,
-    project: ProjectOption = options.DEFAULT_PROJECT,
+    target: TargetOption = None,
+    project: ProjectOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Follow a job live until it ends, then show its result; or follow all jobs.
@@ -85,8 +85,8 @@ def wait(
     timeout: Annotated[
         float | None, typer.Option(min=0, help="Seconds; without it there is no limit.")
     ] = None,
-    target: TargetOption = options.DEFAULT_TARGET,
-    project: ProjectOption = options.DEFAULT_PROJECT,
+    target: TargetOption = None,
+    project: ProjectOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Wait in silence until a job has ended, then show it. Exit code 1 unless it succeeded."""
@@ -102,8 +102,8 @@ def wait(
 def cancel(
     job: JobArgument,
     reason: Annotated[str, typer.Option(help="For the job's history.")] = "",
-    target: TargetOption = options.DEFAULT_TARGET,
-    project: ProjectOption = options.DEFAULT_PROJECT,
+    target: TargetOption = None,
+    project: ProjectOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Ask a job to stop."""
@@ -122,8 +122,8 @@ def delete(
     keep_artifacts: Annotated[
         bool, typer.Option("--keep-artifacts", help="Leave the files in object storage.")
     ] = False,
-    target: TargetOption = options.DEFAULT_TARGET,
-    project: ProjectOption = options.DEFAULT_PROJECT,
+    target: TargetOption = None,
+    project: ProjectOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Delete a finished job, its events and its artifacts."""

@@ -2,19 +2,19 @@
 
 import typer
 
-from lighten.cli import files, jobs, report, run, server, submit
+from lighten.cli import files, jobs, options, report, run, server, submit, token
 from lighten.cli.errors import EXIT_CODES, LightenGroup
 
 app = typer.Typer(
     name="lighten",
     cls=LightenGroup,
-    help="Make neural networks smaller and faster.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.callback()(options.access)
 app.command()(submit.submit)
 app.command(epilog=EXIT_CODES)(run.run)
 app.command()(jobs.watch)
@@ -32,6 +32,7 @@ app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     add_help_option=False,
 )(server.server)
+app.add_typer(token.app, name="token")
 app.command()(server.version)
 
 

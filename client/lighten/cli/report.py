@@ -23,8 +23,8 @@ def report(
     no_open: Annotated[
         bool, typer.Option("--no-open", help="Save the report, and print its path alone.")
     ] = False,
-    target: TargetOption = options.DEFAULT_TARGET,
-    project: ProjectOption = options.DEFAULT_PROJECT,
+    target: TargetOption = None,
+    project: ProjectOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Open the report of a job in the browser, or save it: one HTML file that needs no network."""

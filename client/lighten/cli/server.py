@@ -17,8 +17,8 @@ SERVER_MODULE = "lighten_service.server"
 
 
 def capabilities(
-    target: TargetOption = options.DEFAULT_TARGET,
-    project: ProjectOption = options.DEFAULT_PROJECT,
+    target: TargetOption = None,
+    project: ProjectOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Show what a server can do: techniques with parameters, formats, types, limits."""

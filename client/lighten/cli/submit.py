@@ -34,8 +34,8 @@ def submit(
     request_id: Annotated[
         str | None, typer.Option(help="Makes a repeated submit return the same job.")
     ] = None,
-    target: TargetOption = options.DEFAULT_TARGET,
-    project: ProjectOption = options.DEFAULT_PROJECT,
+    target: TargetOption = None,
+    project: ProjectOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Create a job from a YAML spec.

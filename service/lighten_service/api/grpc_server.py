@@ -13,6 +13,7 @@ from lighten.v1.worker_service_pb2_grpc import (
     WorkerServiceServicer,
     add_WorkerServiceServicer_to_server,
 )
+from lighten_service.api.authorization import Guard
 from lighten_service.api.interceptors import CallInterceptor
 from lighten_service.telemetry.metrics import Metrics
 
@@ -33,36 +34,51 @@ _OPTIONS = (
 
 
 class GrpcServer:
-    """Serves OptimizationService and WorkerService on one port."""
+    """Serves some of OptimizationService and WorkerService on one port, with health and, where
+    callers come, reflection.
 
-    def __init__(self, metrics: Metrics) -> None:
-        self._calls = CallInterceptor(metrics)
+    Args:
+        guard: decides on every call; None: all may call.
+    """
+
+    def __init__(self, metrics: Metrics, guard: Guard | None = None) -> None:
+        self._calls = CallInterceptor(metrics, guard)
         self._server = grpc.aio.server(interceptors=(self._calls,), options=_OPTIONS)
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (OPTIMIZATION, WORKER, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        self._names: list[str] = []
 
-    def bind(self, host: str, port: int) -> int:
-        """Take a port (0: a free one) and return it.
+    def bind(self, host: str, port: int, credentials: grpc.ServerCredentials | None = None) -> int:
+        """Take a port (0: a free one) and return it. ``credentials``: None for plain text.
 
         Raises:
             OSError: it is in use, or the address is not this machine's.
         """
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            return self._server.add_insecure_port(f"{host}:{port}")
+            if credentials is None:
+                return self._server.add_insecure_port(address)
+            return self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
-            raise OSError(f"gRPC cannot listen on {host}:{port}; is it in use?") from error
+            raise OSError(f"gRPC cannot listen on {address}; is it in use?") from error
 
-    def add(self, optimization: OptimizationServiceServicer, worker: WorkerServiceServicer) -> None:
-        """Give the services their code, before ``start``."""
-        add_OptimizationServiceServicer_to_server(optimization, self._server)
-        add_WorkerServiceServicer_to_server(worker, self._server)
+    def add_optimization(self, servicer: OptimizationServiceServicer) -> None:
+        """Serve callers, before ``start``."""
+        add_OptimizationServiceServicer_to_server(servicer, self._server)
+        self._names.append(OPTIMIZATION)
+
+    def add_workers(self, servicer: WorkerServiceServicer) -> None:
+        """Serve workers, before ``start``."""
+        add_WorkerServiceServicer_to_server(servicer, self._server)
+        self._names.append(WORKER)
 
     async def start(self) -> None:
         """Serve, and say so to health checks."""
+        if OPTIMIZATION in self._names:
+            names = (*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self._server)
         await self._server.start()
-        for name in (OPTIMIZATION, WORKER):
+        for name in self._names:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     async def drain(self, grace_seconds: float) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import grpc
 from structlog.contextvars import bind_contextvars
 
+from lighten_service.api.authorization import Guard, Recheck
 from lighten_service.api.errors import code_of, retry_pushback, status_of
 from lighten_service.jobs.errors import Internal, LightenError, Unavailable
 from lighten_service.telemetry.logs import get_logger
@@ -35,14 +36,16 @@ log = get_logger(__name__)
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Gives every call a request id, counts it, and turns what it raises into a status.
+    """Gives every call a request id, counts it, lets the guard decide on it, and turns what it
+    raises into a status.
 
     A LightenError becomes its status with rich details. Anything else is a fault of ours: the
     caller gets INTERNAL with a reference, and the traceback goes to the log under it.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, guard: Guard | None = None) -> None:
         self._metrics = metrics
+        self._guard = guard
         self._streams: set[asyncio.Task[Any]] = set()
         self._unary_calls = 0
         self._draining = asyncio.Event()
@@ -79,6 +82,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             async with _Call(self._metrics, method, "unary", context):
                 if self._draining.is_set() and not method.startswith(_PROBES):
                     raise _draining()
+                self._check(method, request, context)
                 self._unary_calls += 1
                 try:
                     return await inner(request, context)
@@ -97,6 +101,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         async def call(request: Any, context: Context) -> AsyncIterator[Any]:
             async with _Call(self._metrics, method, "stream", context), self._stream():
+                recheck = self._check(method, request, context)
                 responses = inner(request, context)
                 if not hasattr(responses, "__aiter__"):
                     await responses  # a handler that writes to the context instead of yielding
@@ -105,6 +110,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 watching = not handler.request_streaming
                 with self._metrics.watch_stream(method) if watching else nullcontext():
                     async for response in responses:
+                        recheck()
                         yield response
 
         make: Any = (
@@ -113,6 +119,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             else grpc.unary_stream_rpc_method_handler
         )
         return cast(Handler, make(call, *_codecs(handler)))
+
+    def _check(self, method: str, request: Any, context: Context) -> Recheck:
+        if self._guard is None:
+            return lambda: None
+        return self._guard.check(method, context.invocation_metadata() or (), request)
 
     @asynccontextmanager
     async def _stream(self) -> AsyncIterator[None]:

@@ -1,18 +1,22 @@
 """WorkerService on grpc.aio: tokens in, messages out; the rules stand in ``jobs``."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import TypeGuard
 
 import grpc
 
 from lighten import v1 as pb
 from lighten.v1.worker_service_pb2_grpc import WorkerServiceServicer
+from lighten_service.api.authorization import bearer
 from lighten_service.jobs.attempts import AttemptFenced
-from lighten_service.jobs.errors import InvalidArgument, Unauthenticated
+from lighten_service.jobs.errors import InvalidArgument, PermissionDenied, Unauthenticated
 from lighten_service.jobs.lifecycle import Attached, Lifecycle
+from lighten_service.jobs.metrics import JobMetrics
 from lighten_service.jobs.tokens import SessionClaims
 from lighten_service.jobs.transfers import Transfers
+from lighten_service.telemetry.logs import get_logger
 
 # Requests of one stream that may wait; then the worker's sends wait.
 MAX_WAITING = 512
@@ -21,45 +25,61 @@ Requests = AsyncIterator[pb.AttachRequest]
 Responses = AsyncIterator[pb.AttachResponse]
 Context = grpc.aio.ServicerContext[object, object]
 
+log = get_logger(__name__)
+
 
 class WorkerServicer(WorkerServiceServicer):
     """Workers' side of the server."""
 
-    def __init__(self, lifecycle: Lifecycle, transfers: Transfers) -> None:
+    def __init__(self, lifecycle: Lifecycle, transfers: Transfers, metrics: JobMetrics) -> None:
         self._lifecycle = lifecycle
         self._transfers = transfers
+        self._metrics = metrics
 
     async def Attach(self, request_iterator: Requests, context: Context) -> Responses:
-        claims = self._lifecycle.signer.verify_launch(_bearer(context))
-        first = await anext(request_iterator, None)
-        if first is None or first.WhichOneof("message") != "hello":
-            raise InvalidArgument("HELLO_MISSING", "the first message must be hello")
         try:
-            attached = await self._lifecycle.attach(first.hello, claims)
-            yield pb.AttachResponse(welcome=attached.welcome)
-            async for response in AttachedWorker(self._lifecycle, attached).serve(request_iterator):
-                yield response
+            with self._refusals():
+                claims = self._lifecycle.signer.verify_launch(_bearer(context))
+                hello = await _hello(request_iterator)
+                attached = await self._lifecycle.attach(hello, claims)
+                yield pb.AttachResponse(welcome=attached.welcome)
+                worker = AttachedWorker(self._lifecycle, attached)
+                async for response in worker.serve(request_iterator):
+                    yield response
         except AttemptFenced as fenced:
             yield pb.AttachResponse(fenced=pb.Fenced(current_attempt=fenced.current_attempt))
 
     async def SignUrls(self, request: pb.SignUrlsRequest, context: Context) -> pb.SignUrlsResponse:
-        transfers = await self._transfers.sign(self._claims(context), request.requests)
-        return pb.SignUrlsResponse(transfers=transfers)
+        with self._refusals():
+            transfers = await self._transfers.sign(self._claims(context), request.requests)
+            return pb.SignUrlsResponse(transfers=transfers)
 
     async def CompleteUpload(
         self, request: pb.CompleteUploadRequest, context: Context
     ) -> pb.CompleteUploadResponse:
-        await self._transfers.complete(self._claims(context), request)
-        return pb.CompleteUploadResponse()
+        with self._refusals():
+            await self._transfers.complete(self._claims(context), request)
+            return pb.CompleteUploadResponse()
 
     async def ListInputs(
         self, request: pb.ListInputsRequest, context: Context
     ) -> pb.ListInputsResponse:
-        return pb.ListInputsResponse(inputs=await self._transfers.inputs(self._claims(context)))
+        with self._refusals():
+            return pb.ListInputsResponse(inputs=await self._transfers.inputs(self._claims(context)))
 
     def _claims(self, context: Context) -> SessionClaims:
         now = self._lifecycle.clock.now()
         return self._lifecycle.signer.verify_session(_bearer(context), now)
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """Count and log whoever shows a token that is none, is over, or is another's."""
+        try:
+            yield
+        except (Unauthenticated, PermissionDenied) as error:
+            self._metrics.worker_refused(error.reason)
+            log.warning("worker refused", reason=error.reason, detail=error.message)
+            raise
 
 
 class AttachedWorker:
@@ -130,6 +150,9 @@ class AttachedWorker:
         if kind == "heartbeat":
             await self._lifecycle.heartbeat(self._claims, request.heartbeat)
             return False
+        if kind == "step_finished":
+            await self._lifecycle.finish_step(self._claims, request.step_finished)
+            return False
         self._ending = True
         match kind:
             case "finished":
@@ -174,13 +197,12 @@ def _is_event(request: pb.AttachRequest | None) -> TypeGuard[pb.AttachRequest]:
     return request is not None and request.HasField("event")
 
 
-def _bearer(context: Context) -> str:
-    """Return the token of ``authorization: Bearer TOKEN``.
+async def _hello(requests: Requests) -> pb.Hello:
+    first = await anext(requests, None)
+    if first is None or first.WhichOneof("message") != "hello":
+        raise InvalidArgument("HELLO_MISSING", "the first message must be hello")
+    return first.hello
 
-    Raises:
-        Unauthenticated: TOKEN_MISSING.
-    """
-    for key, value in context.invocation_metadata() or ():
-        if key == "authorization" and isinstance(value, str) and value.startswith("Bearer "):
-            return value.removeprefix("Bearer ")
-    raise Unauthenticated("TOKEN_MISSING", "send the worker's token as authorization: Bearer TOKEN")
+
+def _bearer(context: Context) -> str:
+    return bearer(context.invocation_metadata() or ())

@@ -5,11 +5,14 @@ Labels are bounded: enums by their type, names from outside by ``_Bounded``. Job
 and projects are never labels.
 """
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from threading import Lock, Thread
+from math import nan
+from pathlib import Path
+from threading import Lock
+from time import time
 from typing import Literal
-from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import (
     CollectorRegistry,
@@ -18,10 +21,12 @@ from prometheus_client import (
     Histogram,
     ProcessCollector,
     disable_created_metrics,
-    start_http_server,
 )
 
 from lighten import v1 as pb
+from lighten_service.jobs.ports import LaunchEnd
+from lighten_service.telemetry.kubernetes_metrics import KubernetesMetrics
+from lighten_service.telemetry.metrics_server import MetricsServer
 
 # A second series for each counter and histogram that tells when it was made: nobody reads it.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -51,23 +56,6 @@ class _Bounded:
         return value
 
 
-class MetricsServer:
-    """Serves ``/metrics`` from a daemon thread until it is closed."""
-
-    def __init__(self, server: WSGIServer, thread: Thread) -> None:
-        self._server = server
-        self._thread = thread
-
-    @property
-    def port(self) -> int:
-        return self._server.server_port
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
 class Metrics:
     """The metrics of one server, and one method for each thing that is counted.
 
@@ -81,22 +69,26 @@ class Metrics:
         self._technique = _Bounded()
         self._method = _Bounded()
         self._reason = _Bounded()
+        self._refusal = _Bounded()
+        self._failure = _Bounded(128)
         self._operation = _Bounded()
         self._workers: dict[str, pb.Heartbeat] = {}
         self._workers_lock = Lock()
         self._make_job_metrics()
+        self._make_store_metrics()
         self._make_worker_metrics()
         self._make_rpc_metrics()
+        self._make_access_metrics()
         self._make_storage_metrics()
+        self.kubernetes = KubernetesMetrics(self.registry)
 
     def serve(self, host: str, port: int) -> MetricsServer:
-        """Serve the metrics on a port of their own; port 0 takes a free one.
+        """Serve metrics and probes on a port of their own; port 0 takes a free one.
 
         Raises:
             OSError: the address is in use or not this machine's.
         """
-        server, thread = start_http_server(port, addr=host, registry=self.registry)
-        return MetricsServer(server, thread)
+        return MetricsServer(self.registry, host, port)
 
     # --- jobs and events ------------------------------------------------------------------------
 
@@ -105,6 +97,14 @@ class Metrics:
         self._jobs = Gauge("lighten_jobs", "Jobs by state.", ["state"], registry=registry)
         self._jobs_finished = Counter(
             "lighten_jobs_finished", "Jobs that ended, by state.", ["state"], registry=registry
+        )
+        for state in (pb.JOB_STATE_SUCCEEDED, pb.JOB_STATE_FAILED, pb.JOB_STATE_CANCELLED):
+            self._jobs_finished.labels(_state(state))
+        self._jobs_failed = Counter(
+            "lighten_jobs_failed",
+            "Jobs that ended as FAILED, by reason and kind of their error.",
+            ["reason", "kind"],
+            registry=registry,
         )
         self._techniques_finished = Counter(
             "lighten_techniques_finished",
@@ -118,6 +118,13 @@ class Metrics:
             buckets=_LONG_SECONDS,
             registry=registry,
         )
+        self._queue_since: float | None = None
+        oldest = Gauge(
+            "lighten_queue_oldest_wait_seconds",
+            "Time since the job that waits longest entered QUEUED; 0 when none waits.",
+            registry=registry,
+        )
+        oldest.set_function(self._oldest_wait)
         self._stage = Histogram(
             "lighten_stage_duration_seconds",
             "Time of a stage of a job, by kind of stage.",
@@ -128,6 +135,9 @@ class Metrics:
         self._events = Counter(
             "lighten_events_appended", "Events stored, by payload.", ["payload"], registry=registry
         )
+
+    def _make_store_metrics(self) -> None:
+        registry = self.registry
         self._commit_seconds = Histogram(
             "lighten_store_commit_seconds",
             "Time of one transaction of the store's writer, decisions included.",
@@ -138,6 +148,21 @@ class Metrics:
             "lighten_store_commit_requests",
             "Requests that shared one transaction of the store.",
             buckets=_GROUP_SIZES,
+            registry=registry,
+        )
+        self._store_errors = Counter(
+            "lighten_store_errors",
+            "Transactions and queries that failed for the database's sake.",
+            registry=registry,
+        )
+        self._volume_free = Gauge(
+            "lighten_data_volume_free_bytes",
+            "Free space of the file system that holds data_dir.",
+            registry=registry,
+        )
+        self._volume_size = Gauge(
+            "lighten_data_volume_size_bytes",
+            "Size of the file system that holds data_dir.",
             registry=registry,
         )
 
@@ -152,6 +177,19 @@ class Metrics:
         self._jobs_finished.labels(_state(state)).inc()
         for technique in techniques:
             self._techniques_finished.labels(self._technique(technique), _state(state)).inc()
+
+    def job_failed(self, error: pb.JobError) -> None:
+        """Count a job that failed, by its error's reason and kind."""
+        kind = pb.ErrorKind.Name(error.kind).removeprefix("ERROR_KIND_").lower()
+        self._jobs_failed.labels(self._failure(error.reason), kind).inc()
+
+    def queue_waits_since(self, since: float | None) -> None:
+        """Keep when the job that waits longest entered QUEUED, Unix seconds; None: none waits."""
+        self._queue_since = since
+
+    def _oldest_wait(self) -> float:
+        since = self._queue_since
+        return 0.0 if since is None else max(time() - since, 0.0)
 
     def queue_left(self, seconds: float) -> None:
         """Record how long a job was QUEUED."""
@@ -172,6 +210,15 @@ class Metrics:
         self._commit_size.observe(requests)
         self._commit_seconds.observe(seconds)
 
+    def store_failed(self) -> None:
+        """Count a transaction or query that the database failed."""
+        self._store_errors.inc()
+
+    def watch_volume(self, data_dir: Path) -> None:
+        """Tell from now on, at each scrape, how full the file system of a folder is."""
+        self._volume_free.set_function(lambda: _volume(data_dir)[0])
+        self._volume_size.set_function(lambda: _volume(data_dir)[1])
+
     # --- workers --------------------------------------------------------------------------------
 
     def _make_worker_metrics(self) -> None:
@@ -182,6 +229,15 @@ class Metrics:
         self._worker_losses = Counter(
             "lighten_worker_losses",
             "Workers that ended before their job did, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+        # Prometheus sees no increase where a series begins, and one such end is worth an alert.
+        for end in LaunchEnd:
+            self._worker_losses.labels(self._reason(end.value))
+        self._workers_refused = Counter(
+            "lighten_workers_refused",
+            "Workers whose Attach or message was refused, by reason.",
             ["reason"],
             registry=registry,
         )
@@ -213,6 +269,10 @@ class Metrics:
     def worker_lost(self, reason: str) -> None:
         """Count a worker that ended before its job did, for example ``out_of_memory``."""
         self._worker_losses.labels(self._reason(reason)).inc()
+
+    def worker_refused(self, reason: str) -> None:
+        """Count a worker that was not let in: LightenError.reason, for example ``WRONG_JOB``."""
+        self._workers_refused.labels(self._refusal(reason)).inc()
 
     def worker_heartbeat(self, job_id: str, heartbeat: pb.Heartbeat) -> None:
         """Keep what an attached worker uses."""
@@ -265,6 +325,44 @@ class Metrics:
         with gauge.track_inprogress():
             yield
 
+    # --- who may call ---------------------------------------------------------------------------
+
+    def _make_access_metrics(self) -> None:
+        registry = self.registry
+        self._auth_refused = Counter(
+            "lighten_auth_refused",
+            "Calls refused for who made them, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+        self._certificate_expiry = Gauge(
+            "lighten_tls_certificate_expiry_timestamp_seconds",
+            "When a certificate in use expires, Unix time.",
+            ["certificate"],
+            registry=registry,
+        )
+
+        self._reload_failures = Counter(
+            "lighten_reload_failures",
+            "Changed files that could not be read again: certificate or tokens.",
+            ["what"],
+            registry=registry,
+        )
+        for what in ("certificate", "tokens"):
+            self._reload_failures.labels(what)
+
+    def auth_refused(self, reason: str) -> None:
+        """Count a call refused for its credentials or rights: LightenError.reason."""
+        self._auth_refused.labels(self._refusal(reason)).inc()
+
+    def reload_failed(self, what: str) -> None:
+        """Count a changed file that cannot be read again: ``certificate`` or ``tokens``."""
+        self._reload_failures.labels(what).inc()
+
+    def certificate_loaded(self, certificate: str, expires: float) -> None:
+        """Keep when a certificate expires (Unix seconds): ``server``, ``ca`` or ``client_ca``."""
+        self._certificate_expiry.labels(certificate).set(expires)
+
     # --- object storage -------------------------------------------------------------------------
 
     def _make_storage_metrics(self) -> None:
@@ -274,6 +372,12 @@ class Metrics:
         )
         self._storage_written = Counter(
             "lighten_storage_written_bytes", "Bytes written.", ["adapter"], registry=registry
+        )
+        self._storage_calls = Counter(
+            "lighten_storage_calls",
+            "Operations, by adapter and operation.",
+            ["adapter", "operation"],
+            registry=registry,
         )
         self._storage_errors = Counter(
             "lighten_storage_errors",
@@ -290,10 +394,23 @@ class Metrics:
         """Count bytes written to object storage."""
         self._storage_written.labels(adapter).inc(number)
 
+    def storage_called(self, adapter: Adapter, operation: str) -> None:
+        """Count an operation that begins: method of ObjectStore."""
+        self._storage_calls.labels(adapter, self._operation(operation)).inc()
+
     def storage_failed(self, adapter: Adapter, operation: str, reason: str) -> None:
         """Count a failed operation: method of ObjectStore, and LightenError.reason."""
         operation, reason = self._operation(operation), self._reason(reason)
         self._storage_errors.labels(adapter, operation, reason).inc()
+
+
+def _volume(folder: Path) -> tuple[float, float]:
+    """Return free space and size of a file system; NaN where the folder is out of reach."""
+    try:
+        usage = shutil.disk_usage(folder)
+    except OSError:
+        return nan, nan
+    return usage.free, usage.total
 
 
 def _state(state: pb.JobState.ValueType) -> str:
