@@ -1,7 +1,7 @@
 """Databases that earlier versions wrote, and what must be read from them.
 
-A new migration or FORMAT_VERSION adds a file and leaves those before it. To write one:
-``python tests/golden/test_golden_job_store.py tests/golden/job_store_NNNN.db``
+A new migration or FORMAT_VERSION adds a file, named after both, and leaves those before it. To
+write one: ``python tests/golden/test_golden_job_store.py tests/golden/job_store_NNNN_F.db``
 """
 
 import asyncio
@@ -53,13 +53,29 @@ def running() -> JobRecord:
         job=job(RUNNING_ID, pb.JOB_STATE_RUNNING),
         request_id="request-1",
         inputs=(pb.ResolvedInput(field="model.artifact", uri="s3://m/model.onnx", files=files),),
-        launch=Launch(2, "boot:123:456"),
+        launch=Launch(2, "boot:123:456", spent=True),
         attempts=(Attempt(1, 1, "boot:99:1", acked_event=4), Attempt(2, 2, "boot:123:456")),
         not_before=1_732_199_999.5,
         run_seconds=12.5,
         running_since=1_732_200_000.0,
         last_heartbeat=1_732_200_000.125,
+        step_result=pb.StepResultRef(
+            attempt=1,
+            step_id="calibrate",
+            files=[pb.StepFile(path="decisions.json", bytes=3_000_000_000, sha256="ab" * 32)],
+        ),
     )
+
+
+def expected(file: Path) -> JobRecord:
+    """Return what the running job of a file is read as."""
+    if format_of(file) < 2:
+        return replace(running(), launch=Launch(2, "boot:123:456"), step_result=None)
+    return running()
+
+
+def format_of(file: Path) -> int:
+    return int(file.stem.split("_")[3])
 
 
 def failed() -> JobRecord:
@@ -91,7 +107,7 @@ async def test_a_database_of_an_earlier_version_is_read(file: Path, tmp_path: Pa
 
     record = await store.get("default", RUNNING_ID)
     assert record.revision == 2
-    assert without_store_fields(record) == running()
+    assert without_store_fields(record) == expected(file)
     assert without_store_fields(await store.get("default", FAILED_ID)) == failed()
     assert [record.job_id for record in await store.live()] == [RUNNING_ID]
     where = Filter((Term("labels.team", "=", "vision"), Term("technique", "=", "calibrate")))
@@ -106,7 +122,7 @@ async def test_a_database_of_an_earlier_version_is_read(file: Path, tmp_path: Pa
     assert await store.first_retained(FAILED_ID) == 4
     assert await store.secret("signing", lambda: b"new") == b"golden secret"
 
-    same = await store.create(replace(running(), job_id="another"), EVENTS)
+    same = await store.create(replace(expected(file), job_id="another"), EVENTS)
     assert same == replace(record, inputs=())
     updated = await store.update(RUNNING_ID, lambda record: Change(record, EVENTS))
     assert (updated.revision, updated.job.last_sequence) == (3, 6)
@@ -114,9 +130,9 @@ async def test_a_database_of_an_earlier_version_is_read(file: Path, tmp_path: Pa
 
 
 def test_there_is_a_database_of_the_newest_version() -> None:
-    from lighten_service.store.schema import REVISION
+    from lighten_service.store.schema import FORMAT_VERSION, REVISION
 
-    assert (FOLDER / f"job_store_{REVISION}.db").exists()
+    assert (FOLDER / f"job_store_{REVISION}_{FORMAT_VERSION}.db").exists()
 
 
 def without_store_fields(record: JobRecord) -> JobRecord:

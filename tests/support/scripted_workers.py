@@ -29,6 +29,7 @@ class ScriptedExecutor:
 
     def __init__(self, slots: int = 0) -> None:
         self.launches: asyncio.Queue[LaunchRequest] = asyncio.Queue()
+        self.stopped: list[LaunchRef] = []
         self._slots = slots
         self._live: dict[LaunchRef, None] = {}
         self._listener: LaunchListener | None = None
@@ -46,6 +47,14 @@ class ScriptedExecutor:
             )
         return None if len(self._live) < self._slots else "waiting for a slot"
 
+    @property
+    def gpu_profiles(self) -> Sequence[pb.GpuProfile]:
+        return ()
+
+    @property
+    def launches_at_once(self) -> int:
+        return 1
+
     async def launch(self, request: LaunchRequest) -> str:
         self._live[LaunchRef(request.job_id, request.launch, "scripted")] = None
         self.launches.put_nowait(request)
@@ -60,6 +69,7 @@ class ScriptedExecutor:
         return LaunchStatus(LaunchState.ENDED, LaunchEnd.EXITED)
 
     async def stop(self, ref: LaunchRef, *, grace_seconds: float) -> None:
+        self.stopped.append(ref)
         self._live.pop(ref, None)
         if self._listener is not None:
             await self._listener(ref, LaunchStatus(LaunchState.ENDED, LaunchEnd.STOPPED))
@@ -71,22 +81,30 @@ class ScriptedExecutor:
 class ScriptedWorker:
     """One worker that says what a test tells it to."""
 
-    def __init__(self, channel: grpc.aio.Channel, launch: LaunchRequest) -> None:
+    def __init__(
+        self, channel: grpc.aio.Channel, launch: LaunchRequest, instance_id: str = "scripted"
+    ) -> None:
         self._stub = WorkerServiceStub(channel)
         self._launch = launch
+        self._instance_id = instance_id
         self._requests: asyncio.Queue[pb.AttachRequest | None] = asyncio.Queue()
         self._counter = 0
         self.acked = 0
 
     async def attach(self) -> pb.Welcome:
         hello = pb.Hello(
-            job=self._launch.name, launch=self._launch.launch, instance_id="scripted", protocol=1
+            job=self._launch.name,
+            launch=self._launch.launch,
+            instance_id=self._instance_id,
+            protocol=1,
         )
         self._requests.put_nowait(pb.AttachRequest(hello=hello))
         self._call = self._stub.Attach(
             self._said(), metadata=(("authorization", f"Bearer {self._launch.token}"),)
         )
-        return (await self._call.read()).welcome
+        first = await self._call.read()
+        self.is_fenced: bool = first.HasField("fenced")
+        return first.welcome
 
     def tell(self, **payload: object) -> None:
         """Send one event."""
@@ -108,6 +126,14 @@ class ScriptedWorker:
 
     async def fail(self, error: pb.JobError) -> None:
         await self._last_word(pb.AttachRequest(failed=pb.Failed(error=error)))
+
+    async def stop(self, why: pb.Stopped.Why.ValueType = pb.Stopped.WHY_DISRUPTED) -> None:
+        await self._last_word(pb.AttachRequest(stopped=pb.Stopped(why=why)))
+
+    async def until_fenced(self) -> None:
+        """Read until the server says that another has the job."""
+        while not (await self._call.read()).HasField("fenced"):
+            pass
 
     async def _last_word(self, request: pb.AttachRequest) -> None:
         self._requests.put_nowait(request)

@@ -212,7 +212,9 @@ async def test_bytes_and_errors_are_counted(tmp_path: Path) -> None:
     labels = {"adapter": "local"}
     assert registry.get_sample_value("lighten_storage_written_bytes_total", labels) == 5
     assert registry.get_sample_value("lighten_storage_read_bytes_total", labels) == 3
-    labels |= {"operation": "head", "reason": "OBJECT_NOT_FOUND"}
+    labels |= {"operation": "head"}
+    assert registry.get_sample_value("lighten_storage_calls_total", labels) == 1
+    labels |= {"reason": "OBJECT_NOT_FOUND"}
     assert registry.get_sample_value("lighten_storage_errors_total", labels) == 1
 
 

@@ -117,7 +117,7 @@ BAD = [
     (onnx_spec, merged(metric=pb.METRIC_TOP1), "evaluation", "METRIC_TOP1"),
     (onnx_spec, merged(metric=pb.METRIC_TOP5, evaluation=evaluation("file:///e.npy", pb.DATASET_FORMAT_NPY)), "evaluation.format", "NPZ"),
     # Resources and labels.
-    (onnx_spec, merged(resources=pb.Resources(gpu_profile="h100")), "resources.gpu_profile", "a10"),
+    (onnx_spec, merged(resources=pb.Resources(gpus=1, gpu_profile="h100")), "resources.gpu_profile", "a10"),
     (onnx_spec, merged(resources=pb.Resources(run_timeout=Duration(seconds=0))), "resources.run_timeout", "1 second"),
     (onnx_spec, merged(resources=pb.Resources(queue_timeout=Duration(seconds=400 * 86400))), "resources.queue_timeout", "366 days"),
     (onnx_spec, merged(labels={"": "x"}), "labels[]", "63"),
@@ -143,7 +143,7 @@ GOOD = [
     (onnx_spec, quantization(weights=INT4, activations=INT16, hardware_config="htp_v73")),
     (onnx_spec, merged(plan=pb.Plan(quantization=pb.QuantizationConfig(activations=INT4)), outputs=pb.Outputs(qdq_onnx=False))),
     (onnx_spec, merged(metric=pb.METRIC_TOP1, evaluation=evaluation("file:///e.npz", pb.DATASET_FORMAT_NPZ))),
-    (onnx_spec, merged(resources=pb.Resources(gpu_profile="a10", run_timeout=Duration(seconds=5)))),
+    (onnx_spec, merged(resources=pb.Resources(gpus=1, gpu_profile="a10", run_timeout=Duration(seconds=5)))),
     (onnx_spec, with_steps(pb.Step(calibrate=pb.Calibrate(scheme=pb.RANGE_SCHEME_PERCENTILE)))),
     (onnx_spec, with_steps(pb.Step(id="fold_batch_norms", calibrate=pb.Calibrate()))),
 ]  # fmt: skip

@@ -187,7 +187,8 @@ async def test_a_row_of_a_newer_lighten_is_refused_alone(url: str, path: Path) -
 
 async def test_a_full_disk_is_told_and_overcome(path: Path) -> None:
     backend = migrated(path)
-    store = SqlJobStore(backend, Wall(), Metrics())
+    metrics = Metrics()
+    store = SqlJobStore(backend, Wall(), metrics)
     await store.create(new_job("a"), [])
 
     def limit(pages: int) -> None:
@@ -200,6 +201,7 @@ async def test_a_full_disk_is_told_and_overcome(path: Path) -> None:
         await store.update("a", lambda record: Change(record, [big]))
     assert raised.value.reason == "STORE_UNAVAILABLE"
     assert raised.value.retryable
+    assert metrics.registry.get_sample_value("lighten_store_errors_total") == 1
     limit(1_000_000)
     assert (await store.update("a", lambda record: Change(record, [big]))).job.last_sequence == 1
     assert len(await store.events("a", 0, 10)) == 1

@@ -4,18 +4,23 @@ Pure functions over records; ``lifecycle`` applies them. One (job, launch, insta
 attempt for ever, and only the current one is heard.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
 from lighten import v1 as pb
 from lighten_service.jobs.errors import InvalidArgument, PermissionDenied
+from lighten_service.jobs.names import safe_path
 from lighten_service.jobs.record import Attempt, Change, JobRecord
 from lighten_service.jobs.tokens import SessionClaims
 from lighten_service.jobs.transitions import copy_job, transition
 
 # A worker thins its events out to 16 KiB; this leaves room for what the server adds.
 MAX_EVENT_BYTES = 20 * 1024
+# Of one step result.
+MAX_STEP_FILES = 100
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _ATTACHED = frozenset({pb.JOB_STATE_RUNNING, pb.JOB_STATE_CANCELLING})
 
 
@@ -66,12 +71,11 @@ def join(
     if is_current(record, launch, instance_id):
         return None
     newest = record.launch
-    is_newest = newest is not None and newest.number == launch and not newest.ended
-    was_here = any(
-        (old.launch, old.instance_id) == (launch, instance_id) for old in record.attempts
-    )
+    is_newest = newest is not None and newest.number == launch
+    is_open = newest is not None and not newest.ended and not newest.spent
+    was_here = instance_id in record.instances
     cancelling = record.job.state == pb.JOB_STATE_CANCELLING
-    if record.finished or cancelling or was_here or not is_newest or not known:
+    if record.finished or cancelling or was_here or not (is_newest and is_open) or not known:
         raise AttemptFenced(record.job.attempt)
     return _open(record, launch, instance_id, now)
 
@@ -102,6 +106,48 @@ def append(
         return None
     attempts = (*record.attempts[:-1], replace(attempt, acked_event=acked))
     return Change(replace(record, job=job, attempts=attempts), stored)
+
+
+def finish_step(
+    record: JobRecord, claims: SessionClaims, result: pb.StepResultRef
+) -> Change | None:
+    """Keep the newest step result; None when it is known.
+
+    Raises:
+        AttemptFenced: the worker is not the current attempt.
+        InvalidArgument: INVALID_STEP_RESULT, or INVALID_PATH.
+    """
+    attempt = require_current(record, claims)
+    _check_step_result(record, attempt, result)
+    if result == record.step_result:
+        return None
+    kept = pb.StepResultRef()
+    kept.CopyFrom(result)
+    return Change(replace(record, step_result=kept))
+
+
+def _check_step_result(record: JobRecord, attempt: Attempt, result: pb.StepResultRef) -> None:
+    steps = [step.id for step in record.job.resolved_spec.plan.steps.steps]
+    if result.attempt != attempt.number or result.step_id not in steps:
+        raise InvalidArgument(
+            "INVALID_STEP_RESULT",
+            f'attempt {attempt.number} has no step "{result.step_id}" of attempt {result.attempt}',
+            field="step_finished",
+        )
+    if not 0 < len(result.files) <= MAX_STEP_FILES:
+        raise InvalidArgument(
+            "INVALID_STEP_RESULT",
+            f"a step result has 1 to {MAX_STEP_FILES} files",
+            field="step_finished.files",
+        )
+    for file in result.files:
+        safe_path(file.path, "step_finished.files.path")
+        if file.bytes < 0 or not _SHA256.fullmatch(file.sha256):
+            raise InvalidArgument(
+                "INVALID_STEP_RESULT",
+                f"{file.path} has no size or no digest",
+                field="step_finished.files",
+            )
 
 
 def _open(record: JobRecord, launch: int, instance_id: str, now: float) -> Change:

@@ -106,7 +106,10 @@ class JobCreator:
             self._admit(resources)
         except ResourceExhausted as error:
             raise InvalidArgument(
-                error.reason, error.message, field="spec.resources", metadata=error.metadata
+                error.reason,
+                error.message,
+                field=f"spec.{error.field or 'resources'}",
+                metadata=error.metadata,
             ) from error
 
     async def _store_new(

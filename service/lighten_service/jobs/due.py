@@ -57,10 +57,22 @@ class Due:
             await self._listen(record)
 
     async def _queued(self, record: JobRecord) -> None:
-        if retries.is_spent(record) and _live_launch(record):
+        if not _live_launch(record):
+            return
+        if retries.is_spent(record):
             await self._stop(record)
-        elif _live_launch(record) and not needs_start(record):
+            # A launch that the executor does not know would not end for its listener.
             await self._ask(record)
+        elif not needs_start(record):
+            status = await self._ask(record)
+            if self._lingers(record, status):
+                await self._stop(record)
+
+    def _lingers(self, record: JobRecord, status: LaunchStatus) -> bool:
+        """Whether a worker that said that it stops is still there after its grace period."""
+        left = self._lifecycle.clock.now() - record.job.queue_time.ToNanoseconds() / 1e9
+        there = status.state is LaunchState.PLACED and status.instance_id in record.instances
+        return there and left >= self._lifecycle.options.cancel_grace
 
     async def _cancel(self, record: JobRecord) -> None:
         now, options = self._lifecycle.clock.now(), self._lifecycle.options
@@ -68,10 +80,7 @@ class Due:
             await self._store.update(record.job_id, lambda row: _cancelled(row, now))
             return
         asked = record.cancel_requested_at or now
-        attached = record.launch is not None and (
-            record.attempt is not None and record.attempt.launch == record.launch.number
-        )
-        if not attached or now - asked >= options.cancel_grace:
+        if not _is_attached(record) or now - asked >= options.cancel_grace:
             await self._stop(record)
             await self._ask(record)
 
@@ -81,25 +90,30 @@ class Due:
         silence = self._lifecycle.silence(record)
         if silence < options.heartbeat_timeout:
             return
-        if await self._ask(record):
+        status = await self._ask(record)
+        if status.state in _GONE:
+            return
+        if _is_without_worker(record, status):
+            # The executor's word of it was lost, with the server process that heard it.
+            self._report(_ref(record), _displaced(record, status))
             return
         starting = record.job.state == pb.JOB_STATE_STARTING
         if silence >= (options.start_timeout if starting else options.silence_timeout):
             await self._lose(record, silence)
 
-    async def _ask(self, record: JobRecord) -> bool:
-        """Ask the executor what became of the launch; return whether it is over."""
+    async def _ask(self, record: JobRecord) -> LaunchStatus:
+        """Ask the executor what became of the launch, and store what is new."""
         ref = _ref(record)
         status = await self._executor.status(ref)
         if status.state in _GONE:
             self._report(ref, status)
-            return True
+            return status
         now = self._lifecycle.clock.now()
         if placed(record, ref.launch, ref.handle, status, now) is not None:
             await self._store.update(
                 record.job_id, lambda row: placed(row, ref.launch, ref.handle, status, now)
             )
-        return False
+        return status
 
     async def _lose(self, record: JobRecord, silence: float) -> None:
         detail = f"nothing was heard of the worker for {silence:.0f} seconds"
@@ -122,7 +136,11 @@ class Due:
         resources, now = record.job.resolved_spec.resources, self._lifecycle.clock.now()
         if record.job.state == pb.JOB_STATE_QUEUED and resources.HasField("queue_timeout"):
             waited = now - record.job.queue_time.ToNanoseconds() / 1e9
-            return _overdue("QUEUE_TIMEOUT", "waited", waited, resources.queue_timeout)
+            error = _overdue("QUEUE_TIMEOUT", "waited", waited, resources.queue_timeout)
+            if error is not None and record.job.state_reason:
+                error.metadata["waited_for"] = record.job.state_reason
+                error.message += f"; it last waited for this: {record.job.state_reason}"
+            return error
         if record.job.state == pb.JOB_STATE_RUNNING and resources.HasField("run_timeout"):
             ran = run_seconds(record, now)
             return _overdue("RUN_TIMEOUT", "ran", ran, resources.run_timeout)
@@ -156,6 +174,36 @@ def _cancelled(record: JobRecord, now: float) -> Change | None:
 
 def _live_launch(record: JobRecord) -> bool:
     return record.launch is not None and not record.launch.ended
+
+
+def _is_attached(record: JobRecord) -> bool:
+    """Whether a worker of the newest launch attached and may be there still."""
+    launch, attempt = record.launch, record.attempt
+    if launch is None or attempt is None:
+        return False
+    return attempt.launch == launch.number and not launch.spent
+
+
+def _is_without_worker(record: JobRecord, status: LaunchStatus) -> bool:
+    """Whether the launch of a job that is STARTING or RUNNING has not the worker that it had."""
+    if status.state is LaunchState.WAITING:
+        return True
+    attempt = record.attempt
+    if record.job.state != pb.JOB_STATE_RUNNING or attempt is None:
+        return False
+    return status.instance_id not in ("", attempt.instance_id)
+
+
+def _displaced(record: JobRecord, status: LaunchStatus) -> LaunchStatus:
+    running = record.job.state == pb.JOB_STATE_RUNNING
+    return LaunchStatus(
+        LaunchState.WAITING,
+        status.end or LaunchEnd.DISRUPTED,
+        status.detail or "the worker was replaced",
+        status.metadata,
+        instance_id=record.attempt.instance_id if running and record.attempt else "",
+        log=status.log,
+    )
 
 
 def _ref(record: JobRecord) -> LaunchRef:

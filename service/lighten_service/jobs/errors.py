@@ -129,6 +129,10 @@ class Unavailable(LightenError):
     retryable = True
 
 
+class LaunchDelayed(Unavailable):
+    """No worker can be started now, for a reason that may pass; the job waits in the queue."""
+
+
 class Internal(LightenError):
     """A fault of Lighten's own. ``metadata["reference"]`` finds the traceback in the log."""
 

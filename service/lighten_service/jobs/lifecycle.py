@@ -16,8 +16,8 @@ from lighten_service.jobs.errors import (
     LightenError,
     NotFound,
     PermissionDenied,
-    Unavailable,
 )
+from lighten_service.jobs.launch_errors import launch_error
 from lighten_service.jobs.manifest import InvalidManifest
 from lighten_service.jobs.metrics import JobMetrics
 from lighten_service.jobs.names import JobName, attempt_uri
@@ -25,18 +25,22 @@ from lighten_service.jobs.ports import (
     Clock,
     Executor,
     JobStore,
+    LaunchEnd,
     LaunchRef,
+    LaunchState,
     LaunchStatus,
     ObjectStore,
 )
 from lighten_service.jobs.record import Change, JobRecord
+from lighten_service.jobs.settlement import Settlement, succeed
 from lighten_service.jobs.tokens import LaunchClaims, SessionClaims, TokenSigner
-from lighten_service.jobs.transitions import copy_job, timestamp, transition
+from lighten_service.jobs.transitions import timestamp
 
 _log = logging.getLogger(__name__)
 
 PROTOCOL = 1
 MAX_INSTANCE_ID = 256
+_DISRUPTED = LaunchStatus(LaunchState.WAITING, LaunchEnd.DISRUPTED, "the worker was asked to end")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,16 @@ class Lifecycle:
         self._heard: dict[str, float] = {}
         self._streams: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._inventories: dict[str, pb.WorkerInventory] = {}
+        self._settlement = Settlement(
+            store=store,
+            objects=objects,
+            executor=executor,
+            clock=clock,
+            metrics=metrics,
+            root_uri=root_uri,
+            policy=self.options.retry,
+            stop_grace=self.options.stop_grace,
+        )
 
     # --- what a worker says ---------------------------------------------------------------------
 
@@ -107,7 +121,7 @@ class Lifecycle:
         Raises:
             AttemptFenced: another attempt has the job, or the launch is over.
             PermissionDenied: WRONG_JOB, the token is another launch's.
-            FailedPrecondition: UNSUPPORTED_PROTOCOL.
+            FailedPrecondition: UNSUPPORTED_PROTOCOL, a fault of this attempt.
             InvalidArgument: INVALID_INSTANCE_ID.
             NotFound: the job is gone.
         """
@@ -117,22 +131,28 @@ class Lifecycle:
                 f"an instance id has 1 to {MAX_INSTANCE_ID} characters",
                 field="instance_id",
             )
-        if hello.protocol != PROTOCOL:
-            raise FailedPrecondition(
-                "UNSUPPORTED_PROTOCOL",
-                f"the worker speaks protocol {hello.protocol} and this server {PROTOCOL}; "
-                "run workers and server of the same release",
-            )
         record = await self._store.find(claims.job_id)
         if record is None:
             raise NotFound("JOB_NOT_FOUND", f"there is no job {hello.job}")
         if (hello.job, hello.launch) != (record.job.name, claims.launch):
             raise PermissionDenied("WRONG_JOB", "the launch token belongs to another launch")
+        if attempts.is_current(record, hello.launch, hello.instance_id):
+            self._note_second_stream(record)
         # What an update returns has no inputs; they are what they were.
         record = replace(await self._join(record, hello), inputs=record.inputs)
+        if hello.protocol != PROTOCOL:
+            error = _unsupported(hello)
+            await self.fail(self._welcome(record).claims, error.to_job_error())
+            raise error
         self._heard[record.job_id] = self.clock.now()
         self._inventories[hello.build] = hello.inventory
         return self._welcome(record)
+
+    def _note_second_stream(self, record: JobRecord) -> None:
+        """A lost connection looks the same as a stolen token; events are stored once either way."""
+        if self._streams.get(record.job_id):
+            _log.warning("the worker of %s attached again while it is attached", record.job.name)
+            self._metrics.worker_refused("ATTACHED_TWICE")
 
     async def _join(self, record: JobRecord, hello: pb.Hello) -> JobRecord:
         launch, instance = hello.launch, hello.instance_id
@@ -156,6 +176,18 @@ class Lifecycle:
             claims.job_id, lambda row: attempts.append(row, claims, events)
         )
         return attempts.require_current(record, claims).acked_event
+
+    async def finish_step(self, claims: SessionClaims, result: pb.StepResultRef) -> None:
+        """Store the newest step result, for the attempt after this one.
+
+        Raises:
+            AttemptFenced: the worker does not have the job any more.
+            InvalidArgument: INVALID_STEP_RESULT or INVALID_PATH.
+        """
+        self._heard[claims.job_id] = self.clock.now()
+        await self._store.update(
+            claims.job_id, lambda row: attempts.finish_step(row, claims, result)
+        )
 
     async def heartbeat(self, claims: SessionClaims, heartbeat: pb.Heartbeat) -> None:
         """Keep a sign of life. Raises AttemptFenced."""
@@ -194,7 +226,7 @@ class Lifecycle:
         now = self.clock.now()
         record = await self._store.update(
             claims.job_id,
-            lambda row: _unless_cancelling(row, claims, lambda: _succeed(row, result, now)),
+            lambda row: _unless_cancelling(row, claims, lambda: succeed(row, result, now)),
         )
         await self._stop_worker(record, claims)
 
@@ -213,7 +245,7 @@ class Lifecycle:
     async def stopped(self, claims: SessionClaims, why: pb.Stopped.Why.ValueType) -> None:
         """Store that the worker stopped before its end. Raises AttemptFenced."""
         now, policy = self.clock.now(), self.options.retry
-        error = Unavailable("WORKER_DISRUPTED", "the worker was asked to end").to_job_error()
+        error = launch_error(_DISRUPTED).to_job_error()
         record = await self.current(claims)
         if why == pb.Stopped.WHY_DISRUPTED:
             record = await self._store.update(
@@ -224,7 +256,9 @@ class Lifecycle:
                     lambda: retries.lose(row, error, now=now, policy=policy, disrupted=True),
                 ),
             )
-        await self._stop_worker(record, claims)
+        if record.job.state != pb.JOB_STATE_QUEUED:
+            await self._stop_worker(record, claims)
+        # Else it ends by itself, and another one may follow it under the same launch.
 
     async def current(self, claims: SessionClaims) -> JobRecord:
         """Return the job of a worker that is its current attempt.
@@ -242,41 +276,8 @@ class Lifecycle:
     # --- what the executor says -----------------------------------------------------------------
 
     async def settle(self, ref: LaunchRef, status: LaunchStatus) -> None:
-        """Apply the end of a launch: a verified manifest of the current attempt makes it a
-        success; otherwise the attempt is lost.
-
-        Raises:
-            Unavailable: store or storage is out of reach; say it again.
-        """
-        record = await self._store.find(ref.job_id)
-        if record is None or record.launch is None or record.launch.ended:
-            return
-        result = await self._result_left_behind(record, ref.launch)
-        now, policy = self.clock.now(), self.options.retry
-
-        def decide(row: JobRecord) -> Change | None:
-            if result is not None and _runs(row, ref.launch, result.attempt):
-                assert row.launch is not None  # noqa: S101  _runs has seen it
-                return _succeed(replace(row, launch=replace(row.launch, ended=True)), result, now)
-            return retries.settle(row, ref.launch, status, now=now, policy=policy)
-
-        before = record.job.state
-        record = await self._store.update(ref.job_id, decide)
-        if before != record.job.state and record.job.state != pb.JOB_STATE_SUCCEEDED:
-            end = status.end or status.state
-            self._metrics.worker_lost(end.value)
-
-    async def _result_left_behind(self, record: JobRecord, launch: int) -> pb.JobResult | None:
-        if not _runs(record, launch, record.job.attempt):
-            return None
-        name = JobName(record.project, record.job_id)
-        try:
-            return await manifest.read_result(
-                self._objects, self._root, name, record.job.attempt, None
-            )
-        except InvalidManifest as error:
-            _log.info("attempt %d of %s is lost: %s", record.job.attempt, name, error.message)
-            return None
+        """See ``Settlement.settle``."""
+        await self._settlement.settle(ref, status)
 
     # --- signs of life and open streams ---------------------------------------------------------
 
@@ -335,6 +336,7 @@ class Lifecycle:
             attempt_uri=attempt_uri(
                 self._root, JobName(record.project, record.job_id), attempt.number
             ),
+            resume_from=record.step_result,
         )
         return Attached(welcome, claims)
 
@@ -354,30 +356,20 @@ class Lifecycle:
         return LaunchRef(record.job_id, launch, handle)
 
 
+def _unsupported(hello: pb.Hello) -> LightenError:
+    """A worker of another release is a fault of the operator; the next one may be of this one."""
+    return FailedPrecondition(
+        "UNSUPPORTED_PROTOCOL",
+        f"the worker ({hello.build}) speaks protocol {hello.protocol} and this server {PROTOCOL}; "
+        "run workers and server of the same release",
+        kind=pb.ERROR_KIND_SYSTEM,
+        retryable=True,
+    )
+
+
 def _unless_cancelling(
     row: JobRecord, claims: SessionClaims, change: Callable[[], Change]
 ) -> Change | None:
     """After CANCELLING only CANCELLED follows, once the worker has ended."""
     attempts.require_current(row, claims)
     return None if row.job.state == pb.JOB_STATE_CANCELLING else change()
-
-
-def _runs(record: JobRecord, launch: int, attempt: int) -> bool:
-    """Whether this attempt is the current one, running in this launch, which is the newest."""
-    current, newest = record.attempt, record.launch
-    return (
-        record.job.state == pb.JOB_STATE_RUNNING
-        and current is not None
-        and newest is not None
-        and (current.number, current.launch, newest.number) == (attempt, launch, launch)
-    )
-
-
-def _succeed(record: JobRecord, result: pb.JobResult, now: float) -> Change:
-    job = copy_job(record.job)
-    job.result.CopyFrom(result)
-    if not job.model_sha256:
-        model = job.resolved_spec.model.artifact.uri
-        job.model_sha256 = result.provenance.input_sha256.get(model, "")
-    record = replace(record, job=job)
-    return transition(record, pb.JOB_STATE_SUCCEEDED, reason="succeeded", now=now)

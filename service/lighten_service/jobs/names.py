@@ -55,9 +55,13 @@ def parse_job(name: str, field: str = "name") -> JobName:
     return JobName(match[1], match[2])
 
 
-def job_not_found(name: JobName) -> NotFound:
-    """The error for a job that does not exist, or not for this project."""
-    return NotFound("JOB_NOT_FOUND", f"there is no job {name}")
+def job_not_found(job_id: str) -> NotFound:
+    """The error for a job that does not exist, or not in the project of its name, or not for this
+    caller: nobody learns which.
+    """
+    return NotFound(
+        "JOB_NOT_FOUND", f"there is no job {job_id} in this project", metadata={"job": job_id}
+    )
 
 
 def project_uri(root: str, project: str) -> str:
@@ -78,6 +82,22 @@ def job_uri(root: str, name: JobName) -> str:
 def attempt_uri(root: str, name: JobName, attempt: int) -> str:
     """Folder that one attempt writes, with ``/`` at the end."""
     return f"{job_uri(root, name)}attempts/{attempt}/"
+
+
+def step_uri(root: str, name: JobName, attempt: int, step_id: str) -> str:
+    """Folder of one step result, with ``/`` at the end."""
+    return f"{attempt_uri(root, name, attempt)}steps/{step_id}/"
+
+
+def logs_uri(root: str, name: JobName) -> str:
+    """Folder of what workers of a job wrote to their logs, with ``/`` at the end."""
+    return f"{job_uri(root, name)}logs/"
+
+
+def worker_log_uri(root: str, name: JobName, launch: int, instance_id: str = "") -> str:
+    """Last lines of a worker; ``instance_id`` where a launch may have several one by one."""
+    instance = re.sub("[^A-Za-z0-9]+", "-", instance_id).strip("-")
+    return f"{logs_uri(root, name)}launch-{launch}{'-' if instance else ''}{instance}.log"
 
 
 def safe_path(path: str, field: str) -> str:

@@ -25,3 +25,5 @@ def _observe_state(event: pb.JobEvent, before: JobRecord | None, metrics: JobMet
         metrics.queue_left(max(waited / 1e9, 0.0))
     if to in TERMINAL_STATES:
         metrics.job_finished(to, before.job.techniques)
+    if to == pb.JOB_STATE_FAILED:
+        metrics.job_failed(event.state_changed.error)

@@ -232,29 +232,56 @@ class LaunchRequest:
 
 
 class LaunchState(Enum):
-    # Accepted, not placed: `detail` has the reason for the wait.
+    # No worker is there, and one may come: `detail` has the reason for the wait. With an `end`,
+    # the worker that was there is gone and the launch carries on without it.
     WAITING = "waiting"
     # A process or pod is there.
     PLACED = "placed"
-    # It is over, whatever the exit code.
+    # It is over, whatever the exit code: no worker will come any more.
     ENDED = "ended"
     # The executor never heard of it, or cannot know any more.
     UNKNOWN = "unknown"
+    # The executor cannot know yet: nothing follows from it but to ask again.
+    UNSEEN = "unseen"
 
 
 class LaunchEnd(Enum):
-    """Why a launch ended, as far as the executor can tell."""
+    """Why a worker or its launch ended, as far as the executor can tell."""
 
     EXITED = "exited"
     CRASHED = "crashed"
     OUT_OF_MEMORY = "out_of_memory"
     # Over resources.scratch_bytes.
     OUT_OF_DISK = "out_of_disk"
+    # Taken away by the machine or the cluster; the job is not at fault.
     DISRUPTED = "disrupted"
+    EVICTED = "evicted"
+    PREEMPTED = "preempted"
+    SUSPENDED = "suspended"
+    DELETED = "deleted"
+    NODE_LOST = "node_lost"
     STOPPED = "stopped"
     # The server heard nothing of the worker for too long; no executor says it.
     SILENT = "silent"
     START_FAILED = "start_failed"
+    # The image cannot be pulled, or its name is none.
+    IMAGE_FAILED = "image_failed"
+    # The platform cannot make a container of what the operator configured.
+    CONFIG_INVALID = "config_invalid"
+    # Stopped by the platform's own deadline, the backstop of resources.run_timeout.
+    OVERDUE = "overdue"
+
+
+DISRUPTIONS = frozenset(
+    {
+        LaunchEnd.DISRUPTED,
+        LaunchEnd.EVICTED,
+        LaunchEnd.PREEMPTED,
+        LaunchEnd.SUSPENDED,
+        LaunchEnd.DELETED,
+        LaunchEnd.NODE_LOST,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +291,11 @@ class LaunchStatus:
     # For a person; metadata for programs (limits and figures in bytes, exit code, signal).
     detail: str = ""
     metadata: tuple[tuple[str, str], ...] = ()
+    # PLACED: the worker that is there. With an `end`: the one that is gone, where that is known.
+    instance_id: str = ""
+    # Last lines that the worker that is gone wrote, for the operator, where its executor does not
+    # keep them itself.
+    log: str = ""
 
 
 # Called for every change of a launch. May be called more than once with the same status.
@@ -287,8 +319,24 @@ class Executor(Protocol):
         """
         ...
 
+    @property
+    def gpu_profiles(self) -> Sequence[pb.GpuProfile]:
+        """What Resources.gpu_profile may name."""
+        ...
+
+    @property
+    def launches_at_once(self) -> int:
+        """Launches that may be under way; with more than 1, ``admit`` does not count them."""
+        ...
+
     async def launch(self, request: LaunchRequest) -> str:
-        """Start a worker and return a handle that outlives this process."""
+        """Start a worker and return a handle that outlives this process.
+
+        Raises:
+            LaunchDelayed: not now; asked again with the same request after a pause.
+            Unavailable: it failed; counts as a crash, and the next launch is tried.
+            LightenError: it can never start; fails the job.
+        """
         ...
 
     async def holds(self, ref: LaunchRef, instance_id: str) -> bool:

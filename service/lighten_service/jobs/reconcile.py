@@ -10,17 +10,18 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import replace
 
+from lighten import v1 as pb
 from lighten_service.jobs.due import Due
+from lighten_service.jobs.endings import Endings
 from lighten_service.jobs.errors import LightenError, NotFound
 from lighten_service.jobs.lifecycle import Lifecycle
 from lighten_service.jobs.live import LiveJobs
 from lighten_service.jobs.metrics import JobMetrics
 from lighten_service.jobs.observe import observe
-from lighten_service.jobs.placement import Placement
+from lighten_service.jobs.placement import Again, Placement
 from lighten_service.jobs.ports import (
     Executor,
     JobStore,
-    LaunchEnd,
     LaunchRef,
     LaunchState,
     LaunchStatus,
@@ -33,6 +34,11 @@ _log = logging.getLogger(__name__)
 # Jobs that one pass reads again; a flood of them is worked off over several passes.
 MAX_READS = 64
 PAUSE_WHEN_FLOODED = 0.25
+# Jobs that one pass looks at, and at once: new ones do not wait for thousands to be looked at.
+MAX_LOOKS = 256
+LOOKS_AT_ONCE = 16
+# Between two counts of jobs by state, for the metrics.
+COUNT_SECONDS = 15.0
 
 _GONE = frozenset({LaunchState.ENDED, LaunchState.UNKNOWN})
 
@@ -54,18 +60,20 @@ class Reconciler:
         self._metrics = metrics
         self._placement = Placement(store, executor, lifecycle, metrics)
         self._due = Due(store, executor, lifecycle, self._note_end)
-        # A view of the live jobs; the store is read again whenever it says that one changed.
+        self._endings = Endings(self._settle)
+        # A view of the live jobs, as the newest commits that are known left them.
         self._live = LiveJobs()
-        # Jobs that changed: new ones as they were stored, and those that have to be read.
+        # Jobs that changed: as they were stored, and those that have to be read.
         self._changed: dict[str, JobRecord] = {}
         self._unread: dict[str, None] = {}
-        # Launches that are over: settling one reads storage, so each has a task of its own.
-        self._ended: dict[LaunchRef, LaunchStatus] = {}
-        self._settling: dict[LaunchRef, asyncio.Task[None]] = {}
+        # Jobs to look at, and to place.
+        self._to_look: dict[str, None] = {}
+        self._to_place: dict[str, None] = {}
+        self._placing: asyncio.Task[None] | None = None
         self._capacity_changed = True
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self._sweep_at = self._resync_at = 0.0
+        self._sweep_at = self._resync_at = self._count_at = 0.0
 
     async def start(self) -> None:
         """Adopt live launches and begin. Raises Unavailable when the store is out of reach."""
@@ -85,10 +93,11 @@ class Reconciler:
 
     async def close(self) -> None:
         """Stop. Running workers carry on; the next ``start`` finds them."""
-        tasks = [*self._tasks, *self._settling.values()]
+        tasks = [*self._tasks, *([self._placing] if self._placing else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._endings.close()
         await self._executor.close()
 
     # --- what wakes the loop --------------------------------------------------------------------
@@ -113,26 +122,23 @@ class Reconciler:
 
     def _note_change(self, change: StoreChange) -> None:
         job_id, record = change.job_id, change.record
-        if record is not None and record.launch is None:
-            # New, and there may be thousands: whatever is done with it looks at the store again.
+        if record is not None:
+            # Whatever is done with it decides again on what is stored by then.
             self._changed[job_id] = record
             self._unread.pop(job_id, None)
         else:
-            # It may have moved on since.
             self._changed.pop(job_id, None)
             self._unread[job_id] = None
 
     async def _on_launch(self, ref: LaunchRef, status: LaunchStatus) -> None:
-        if status.state in _GONE:
+        if status.state in _GONE or status.end is not None:
             self._note_end(ref, status)
         else:
-            self._unread[ref.job_id] = None
+            self._to_look[ref.job_id] = None
             self._wake.set()
 
     def _note_end(self, ref: LaunchRef, status: LaunchStatus) -> None:
-        # Of a launch that was stopped, why it was stopped says more than that it was.
-        if ref not in self._ended or status.end not in (None, LaunchEnd.STOPPED):
-            self._ended[ref] = status
+        self._endings.note(ref, status)
         self._capacity_changed = True
         self._wake.set()
 
@@ -152,76 +158,110 @@ class Reconciler:
                     await self._wake.wait()
 
     async def _pass(self) -> None:
-        self._settle_ended()
-        changed = await self._take_changed()
+        self._endings.work()
+        await self._take_changed()
         now = asyncio.get_running_loop().time()
         if now >= self._resync_at:
             self._capacity_changed = True
             await self._resync()
-            self._resync_at = now + self._lifecycle.options.resync
+        if now >= self._count_at:
+            self._count_at = now + COUNT_SECONDS
+            await self._count()
         if now >= self._sweep_at:
             self._sweep_at = now + self._lifecycle.options.tick
-            read = {record.job_id for record in changed}
-            awake = self._live.awake(self._lifecycle.clock.now())
-            changed += [record for record in awake if record.job_id not in read]
-        for record in changed:
-            if not self._due.is_quiet(record):
-                await self._guard(self._due.look(record), record.job.name)
-        # Unless capacity changed, jobs that were refused before would be refused again.
-        candidates = list(self._live) if self._capacity_changed else changed
-        self._capacity_changed = False
-        if not await self._placement.place(candidates, self._live.queued):
-            self._capacity_changed = True
+            for record in self._live.awake(self._lifecycle.clock.now()):
+                self._changed_here(record)
+        await self._look()
+        self._place()
 
-    async def _guard(self, work: Coroutine[None, None, None], what: str) -> None:
-        """One job that cannot be helped now must not stop the others; the next sweep tries it."""
+    def _changed_here(self, record: JobRecord) -> None:
+        self._to_look[record.job_id] = None
+        self._to_place[record.job_id] = None
+
+    async def _guard(self, work: Coroutine[None, None, None], what: str) -> bool:
+        """One job that cannot be helped now must not stop the others; the next sweep tries it.
+
+        Returns whether the work is done.
+        """
         try:
             await work
         except LightenError as error:
             _log.warning("%s waits: %s: %s", what, error.reason, error.message)
         except Exception:
             _log.exception("reconciling %s failed", what)
+        else:
+            return True
+        return False
 
-    def _settle_ended(self) -> None:
-        for ref, status in self._ended.items():
-            if ref not in self._settling:
-                work = self._guard(self._settle(ref, status), ref.job_id)
-                self._settling[ref] = asyncio.create_task(work)
+    async def _settle(self, ref: LaunchRef, status: LaunchStatus) -> bool:
+        return await self._guard(self._settle_known(ref, status), ref.job_id)
 
-    async def _settle(self, ref: LaunchRef, status: LaunchStatus) -> None:
+    async def _settle_known(self, ref: LaunchRef, status: LaunchStatus) -> None:
+        with suppress(NotFound):
+            await self._lifecycle.settle(ref, status)
+
+    async def _look(self) -> None:
+        """Do what is due for some of the jobs to look at."""
+        ids = list(self._to_look)[:MAX_LOOKS]
+        for job_id in ids:
+            del self._to_look[job_id]
+        records = (record for job_id in ids if (record := self._live.get(job_id)) is not None)
+        loud = iter([record for record in records if not self._due.is_quiet(record)])
+
+        async def look_at_some() -> None:
+            for record in loud:
+                await self._guard(self._due.look(record), record.job.name)
+
+        await asyncio.gather(*(look_at_some() for _ in range(LOOKS_AT_ONCE)))
+        if self._to_look:
+            self._wake.set()
+
+    def _place(self) -> None:
+        """Begin to place what can be placed, unless that is under way: its end wakes the loop."""
+        if self._placing is not None and not self._placing.done():
+            return
+        # Unless capacity changed, jobs that were refused before would be refused again.
+        everything, self._capacity_changed = self._capacity_changed, False
+        chosen, self._to_place = self._to_place, {}
+        unplaced = self._live.unplaced(None if everything else chosen)
+        if unplaced:
+            self._placing = asyncio.create_task(self._place_all(unplaced), name="place")
+
+    async def _place_all(self, records: list[JobRecord]) -> None:
+        ahead = self._live.unplaced_count - len(records)
+        again = Again.LATER
         try:
-            with suppress(NotFound):
-                await self._lifecycle.settle(ref, status)
-            del self._ended[ref]
+            again = await self._placement.place(records, ahead)
         finally:
-            del self._settling[ref]
+            if self._to_place or self._capacity_changed or again is Again.AT_ONCE:
+                self._wake.set()
+            # What could not be placed for now is tried again with the next tick.
+            self._capacity_changed |= again is not Again.NOT
 
-    async def _take_changed(self) -> list[JobRecord]:
-        """Take up what changed, and return the jobs that are live."""
+    async def _take_changed(self) -> None:
+        """Bring the view up to date with what changed."""
         changed, self._changed = self._changed, {}
-        live = [record for record in changed.values() if self._is_live(record)]
+        for record in changed.values():
+            self._take(record)
         for job_id in list(self._unread)[:MAX_READS]:
             del self._unread[job_id]
             try:
-                record = await self._store.find(job_id)
+                stored = await self._store.find(job_id)
             except LightenError:
                 self._unread[job_id] = None
-                # What was taken up is in the view: the next pass places from there.
-                self._capacity_changed = True
                 raise
-            if record is None:
+            if stored is None:
                 self._forget(job_id)
-            elif self._is_live(record):
-                live.append(record)
-        return live
+            else:
+                self._take(stored)
 
-    def _is_live(self, record: JobRecord) -> bool:
+    def _take(self, record: JobRecord) -> None:
         """Keep a job that is live, or forget it."""
         if record.finished:
             self._forget(record.job_id)
         else:
             self._live.put(replace(record, inputs=()))
-        return not record.finished
+            self._changed_here(record)
 
     def _forget(self, job_id: str) -> None:
         self._live.remove(job_id)
@@ -229,4 +269,10 @@ class Reconciler:
 
     async def _resync(self) -> None:
         self._live = LiveJobs(await self._store.live())
+        self._resync_at = asyncio.get_running_loop().time() + self._lifecycle.options.resync
+
+    async def _count(self) -> None:
+        queued = (each.job for each in self._live if each.job.state == pb.JOB_STATE_QUEUED)
+        since = min((job.queue_time.ToNanoseconds() for job in queued), default=None)
+        self._metrics.queue_waits_since(None if since is None else since / 1e9)
         self._metrics.jobs_counted(await self._store.counts())

@@ -28,6 +28,10 @@ class Launch:
     handle: str = ""
     # No worker of this launch can attach any more.
     ended: bool = False
+    # No other worker may follow the one that it had, whatever the executor would do.
+    spent: bool = False
+    # Instance of its last worker that was lost before it attached; it does not come back.
+    lost: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,8 @@ class JobRecord:
     run_seconds: float = 0.0
     running_since: float | None = None
     cancel_requested_at: float | None = None
+    # Whole in object storage; the next attempt goes on from there.
+    step_result: pb.StepResultRef | None = None
     # Last sign of life of the current attempt. Not kept current in the store at every heartbeat.
     last_heartbeat: float | None = None
 
@@ -64,6 +70,15 @@ class JobRecord:
     def attempt(self) -> Attempt | None:
         """The current attempt, or None before the first."""
         return self.attempts[-1] if self.attempts else None
+
+    @property
+    def instances(self) -> frozenset[str]:
+        """The workers of the newest launch that attached, or were lost before they could."""
+        if self.launch is None:
+            return frozenset()
+        number = self.launch.number
+        attached = {one.instance_id for one in self.attempts if one.launch == number}
+        return frozenset(attached | {self.launch.lost}) - {""}
 
     @property
     def finished(self) -> bool:

@@ -1,6 +1,7 @@
-"""Deletes what is kept for a time only: old progress and logs, and expired uploads."""
+"""Deletes what is kept for a time only: old progress and logs, expired uploads, step results."""
 
 import logging
+from dataclasses import dataclass, field
 
 from lighten import v1 as pb
 from lighten_service.jobs.errors import LightenError
@@ -8,6 +9,15 @@ from lighten_service.jobs.ids import time_of
 from lighten_service.jobs.ports import Clock, JobStore, ObjectStore
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Folders that may be due, as one listing has them."""
+
+    uploads: set[str] = field(default_factory=set)
+    # Of step results, by the id of the job that wrote them.
+    steps: dict[str, set[str]] = field(default_factory=dict)
 
 
 class Sweeper:
@@ -39,31 +49,46 @@ class Sweeper:
         """Delete what is due. What cannot be reached now waits for the next sweep."""
         try:
             events = await self._store.trim(self._clock.now() - self._event_seconds)
-            uploads = await self._expired_uploads()
-            for folder in uploads:
+            uploads, steps = await self._due_folders()
+            for folder in (*uploads, *steps):
                 await self._objects.delete_prefix(folder)
         except LightenError as error:
             _log.warning("sweep ended early: %s", error.message)
         else:
-            _log.info("swept %d events and %d uploads", events, len(uploads))
+            _log.info(
+                "swept %d events, %d uploads and the step results of %d attempts",
+                events,
+                len(uploads),
+                len(steps),
+            )
 
-    async def _expired_uploads(self) -> list[str]:
+    async def _due_folders(self) -> tuple[list[str], list[str]]:
+        """Return expired uploads that nobody reads, and the step results of jobs that are over."""
+        found = await self._list()
+        if not found.uploads and not found.steps:
+            return [], []
+        # Read after the listing: what is not live now will never be again.
+        live = await self._store.live()
+        in_use = [uri for record in live for uri in _uris(record.job.resolved_spec)]
+        uploads = [
+            folder for folder in found.uploads if not any(uri.startswith(folder) for uri in in_use)
+        ]
+        over = found.steps.keys() - {record.job_id for record in live}
+        return sorted(uploads), sorted(folder for job_id in over for folder in found.steps[job_id])
+
+    async def _list(self) -> _Found:
         due = self._clock.now() - self._upload_seconds
-        folders: set[str] = set()
+        found = _Found()
         async for info in self._objects.list_objects(self._projects):
-            parts = info.uri.removeprefix(self._projects).split("/")
-            if len(parts) < 4 or parts[1] != "uploads":
-                continue
-            made = time_of(parts[2])
-            if made is not None and made < due:
-                folders.add(f"{self._projects}{parts[0]}/uploads/{parts[2]}/")
-        if not folders:
-            return []
-        live = [record.job.resolved_spec for record in await self._store.live()]
-        in_use = [uri for spec in live for uri in _uris(spec)]
-        return sorted(
-            folder for folder in folders if not any(uri.startswith(folder) for uri in in_use)
-        )
+            match info.uri.removeprefix(self._projects).split("/"):
+                case [project, "uploads", upload, _, *_]:
+                    made = time_of(upload)
+                    if made is not None and made < due:
+                        found.uploads.add(f"{self._projects}{project}/uploads/{upload}/")
+                case [project, "jobs", job, "attempts", attempt, "steps", _, *_]:
+                    folder = f"{self._projects}{project}/jobs/{job}/attempts/{attempt}/steps/"
+                    found.steps.setdefault(job, set()).add(folder)
+        return found
 
 
 def _uris(spec: pb.JobSpec) -> tuple[str, str, str]:

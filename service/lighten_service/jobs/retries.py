@@ -3,33 +3,45 @@
 from dataclasses import dataclass, replace
 
 from lighten import v1 as pb
-from lighten_service.jobs.errors import LightenError, ResourceExhausted, Unavailable
-from lighten_service.jobs.ports import LaunchEnd, LaunchStatus
+from lighten_service.jobs.launch_errors import launch_error
+from lighten_service.jobs.ports import DISRUPTIONS, LaunchEnd, LaunchState, LaunchStatus
 from lighten_service.jobs.record import Change, JobRecord
-from lighten_service.jobs.transitions import copy_job, explain, transition
+from lighten_service.jobs.transitions import copy_job, explain, run_seconds, transition
+
+# Workers that never came to attach.
+_NEVER_STARTED = frozenset({LaunchEnd.IMAGE_FAILED, LaunchEnd.CONFIG_INVALID})
+# Another try would end the same way.
+_FINAL = _NEVER_STARTED | {LaunchEnd.OUT_OF_MEMORY, LaunchEnd.OUT_OF_DISK, LaunchEnd.OVERDUE}
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Pause before the attempt after a crash: ``first_pause``, doubling. Seconds."""
+    """Pauses before the next launch, doubling from ``first_pause``. Seconds.
+
+    After a crash always. Disruptions are nobody's fault and free, up to ``free_disruptions`` and
+    one more for every ``work_between`` that the job ran: beyond these it is taken away faster than
+    it gets on, and waits.
+    """
 
     first_pause: float = 2.0
     longest_pause: float = 60.0
+    free_disruptions: int = 3
+    work_between: float = 60.0
 
     def pause(self, crashes: int) -> float:
         """Return the pause after this many crashes (1 or more)."""
         return min(self.first_pause * 2.0 ** min(crashes - 1, 32), self.longest_pause)
 
+    def pause_when_disrupted(self, disruptions: int, ran: float) -> float:
+        """Return the pause after this many disruptions of a job that ran for so long in all."""
+        excess = disruptions - self.free_disruptions - int(ran / self.work_between)
+        return self.pause(excess) if excess > 0 else 0.0
+
 
 def is_spent(record: JobRecord) -> bool:
-    """Whether the newest launch has had its attempt and the job waits for the next launch."""
-    launch, attempt = record.launch, record.attempt
-    return (
-        record.job.state == pb.JOB_STATE_QUEUED
-        and launch is not None
-        and attempt is not None
-        and attempt.launch == launch.number
-    )
+    """Whether the worker of the newest launch failed, and the job waits for the next launch."""
+    launch = record.launch
+    return record.job.state == pb.JOB_STATE_QUEUED and launch is not None and launch.spent
 
 
 def lose(
@@ -42,20 +54,22 @@ def lose(
 ) -> Change:
     """Put a job back into the queue after a crash or a disruption.
 
-    Crashes beyond ``max_retries`` fail the job with ``error``; disruptions never do.
+    Crashes beyond ``max_retries`` fail the job with ``error``; disruptions never do. After a crash
+    the launch is spent; after a disruption the executor may place another worker under it.
     """
-    job = copy_job(record.job)
-    pause = 0.0
+    job, launch = copy_job(record.job), record.launch
     if disrupted:
         job.disruptions += 1
+        pause = policy.pause_when_disrupted(job.disruptions, run_seconds(record, now))
     else:
         job.crashes += 1
         pause = policy.pause(job.crashes)
-    record = replace(record, job=job, not_before=now + pause)
+        launch = replace(launch, spent=True) if launch is not None else None
+    record = replace(record, job=job, launch=launch, not_before=now + pause)
     if job.crashes > job.resolved_spec.resources.max_retries and not disrupted:
         return fail(record, error, now=now)
     if job.state == pb.JOB_STATE_QUEUED:
-        return explain(record, error.message, now=now) or Change(record)
+        return explain(record, error.message, now=now, error=error) or Change(record)
     return transition(record, pb.JOB_STATE_QUEUED, reason=error.message, now=now, error=error)
 
 
@@ -76,50 +90,75 @@ def report_failure(
 def settle(
     record: JobRecord, launch: int, status: LaunchStatus, *, now: float, policy: RetryPolicy
 ) -> Change | None:
-    """Apply the end of a launch; None when it is known or an older one.
+    """Apply the end of a launch, or (WAITING) of its worker alone; None when it is known or old.
 
     The caller has looked for a verified manifest before: here the attempt is lost.
     """
     newest = record.launch
     if newest is None or newest.number != launch or newest.ended:
         return None
-    spent = is_spent(record)
+    if status.state is LaunchState.WAITING:
+        return _displace(record, status, now=now, policy=policy)
+    counted = _is_counted(record, status)
     record = replace(record, launch=replace(newest, ended=True))
-    if record.finished or spent:
+    if record.finished:
         return Change(record)
     if record.job.state == pb.JOB_STATE_CANCELLING:
         return transition(record, pb.JOB_STATE_CANCELLED, reason="cancelled", now=now)
+    error = _error_at(record, status)
+    if status.end in _FINAL:  # also where the worker knew only that it had to go
+        return fail(record, error, now=now)
+    if counted:
+        return _tell_more(record, status, now) or Change(record)
+    return lose(record, error, now=now, policy=policy, disrupted=status.end in DISRUPTIONS)
+
+
+def _is_counted(record: JobRecord, status: LaunchStatus) -> bool:
+    """Whether the job is back in the queue for the very worker whose end this is."""
+    if record.job.state != pb.JOB_STATE_QUEUED:
+        return False
+    if status.instance_id:
+        counted = status.instance_id in record.instances
+    else:
+        counted = bool(record.instances) and status.end not in _NEVER_STARTED
+    return counted or is_spent(record)
+
+
+def _displace(
+    record: JobRecord, status: LaunchStatus, *, now: float, policy: RetryPolicy
+) -> Change | None:
+    """Apply the loss of a worker whose launch carries on; None when it changes nothing."""
+    attempt, launch, gone = record.attempt, record.launch, status.instance_id
+    current = attempt.instance_id if attempt is not None else ""
+    state = record.job.state
+    if launch is None or status.end is None:
+        return None
+    if state == pb.JOB_STATE_QUEUED:
+        return _tell_more(record, status, now)
+    if state == pb.JOB_STATE_STARTING:
+        if gone in record.instances:
+            return None
+        record = replace(record, launch=replace(launch, lost=gone))
+    elif gone not in ("", current):
+        return None
+    if state == pb.JOB_STATE_CANCELLING and not launch.spent:
+        # The next worker would find nothing to do.
+        return Change(replace(record, launch=replace(launch, spent=True)))
+    if state not in (pb.JOB_STATE_STARTING, pb.JOB_STATE_RUNNING):
+        return None
+    return lose(record, _error_at(record, status), now=now, policy=policy, disrupted=True)
+
+
+def _tell_more(record: JobRecord, status: LaunchStatus, now: float) -> Change | None:
+    """The worker itself knew only that it had to go; its executor knows why."""
+    if status.end not in DISRUPTIONS or status.end is LaunchEnd.DISRUPTED:
+        return None
+    error = _error_at(record, status)
+    return explain(record, error.message, now=now, error=error)
+
+
+def _error_at(record: JobRecord, status: LaunchStatus) -> pb.JobError:
     error = launch_error(status).to_job_error()
     if record.job.HasField("progress"):
         error.stage.CopyFrom(record.job.progress.stage)
-    if status.end in (LaunchEnd.OUT_OF_MEMORY, LaunchEnd.OUT_OF_DISK):
-        return fail(record, error, now=now)
-    disrupted = status.end is LaunchEnd.DISRUPTED
-    return lose(record, error, now=now, policy=policy, disrupted=disrupted)
-
-
-def launch_error(status: LaunchStatus) -> LightenError:
-    """Return why a launch that ended before its job did is an error of the job."""
-    metadata = dict(status.metadata)
-    if status.end is LaunchEnd.OUT_OF_MEMORY:
-        return ResourceExhausted(
-            "OUT_OF_MEMORY",
-            f"{status.detail}; ask for more with resources.memory_bytes, or make batch_size "
-            "smaller",
-            field="resources.memory_bytes",
-            metadata=metadata,
-        )
-    if status.end is LaunchEnd.OUT_OF_DISK:
-        return ResourceExhausted(
-            "OUT_OF_DISK",
-            f"{status.detail}; ask for more with resources.scratch_bytes",
-            field="resources.scratch_bytes",
-            metadata=metadata,
-        )
-    if status.end is LaunchEnd.DISRUPTED:
-        return Unavailable("WORKER_DISRUPTED", status.detail, metadata=metadata)
-    if status.end is LaunchEnd.SILENT:
-        return Unavailable("WORKER_SILENT", status.detail, metadata=metadata)
-    if status.end is LaunchEnd.START_FAILED:
-        return Unavailable("WORKER_START_FAILED", status.detail, metadata=metadata)
-    return Unavailable("WORKER_LOST", status.detail or "the worker is gone", metadata=metadata)
+    return error

@@ -3,7 +3,7 @@
 from lighten import v1 as pb
 from lighten_service.jobs.errors import FailedPrecondition
 from lighten_service.jobs.filter_parser import parse_filter
-from lighten_service.jobs.names import job_not_found, job_uri, parse_job, parse_parent
+from lighten_service.jobs.names import job_not_found, job_uri, logs_uri, parse_job, parse_parent
 from lighten_service.jobs.pages import DEFAULT_PAGE_SIZE, page_position, page_token
 from lighten_service.jobs.ports import Clock, JobStore, ObjectStore
 from lighten_service.jobs.record import Change, JobRecord
@@ -65,7 +65,7 @@ class JobService:
 
         def decide(record: JobRecord) -> Change | None:
             if record.project != name.project:
-                raise job_not_found(name)
+                raise job_not_found(name.job_id)
             asked = request_cancel(record, reason=request.reason, now=now)
             if asked is None or _was_started(record):
                 return asked
@@ -91,9 +91,9 @@ class JobService:
                 f"{name} is {state_name(record.job.state)}; cancel it, or wait for its end",
                 metadata={"state": state_name(record.job.state)},
             )
-        if not request.keep_artifacts:
-            # Objects first: a row without objects can be deleted again, the reverse would leak.
-            await self._objects.delete_prefix(job_uri(self._root, name))
+        # Objects first: a row without objects can be deleted again, the reverse would leak.
+        folder = logs_uri if request.keep_artifacts else job_uri
+        await self._objects.delete_prefix(folder(self._root, name))
         await self._store.delete(name.job_id)
 
 

@@ -158,6 +158,12 @@ def _check_resources(resources: pb.Resources, gpu_profiles: Collection[str]) -> 
             "resources.gpu_profile",
             f'"{resources.gpu_profile}" is not offered here; the operator defined: {known}',
         )
+    if resources.gpu_profile and not resources.gpus:
+        yield Violation(
+            "resources.gpus",
+            f'is 0, and the profile "{resources.gpu_profile}" is for GPUs; ask for at least 1, or '
+            "leave the profile out",
+        )
     for name in ("queue_timeout", "run_timeout"):
         if resources.HasField(name):
             yield from _check_duration(getattr(resources, name), f"resources.{name}")

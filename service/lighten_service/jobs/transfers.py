@@ -1,4 +1,5 @@
-"""Signed URLs for workers: the inputs that the spec names, and what their attempt writes."""
+"""Signed URLs for workers: the inputs that the spec names, the step result that they go on from,
+and what their attempt writes."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from lighten import v1 as pb
 from lighten_service.jobs.errors import FailedPrecondition, InvalidArgument, NotFound
 from lighten_service.jobs.lifecycle import Lifecycle
-from lighten_service.jobs.names import JobName, attempt_uri, safe_path
+from lighten_service.jobs.names import JobName, attempt_uri, safe_path, step_uri
 from lighten_service.jobs.ports import ObjectStore
 from lighten_service.jobs.record import JobRecord
 from lighten_service.jobs.tokens import SessionClaims
@@ -47,7 +48,7 @@ class Transfers:
 
         Raises:
             InvalidArgument: INVALID_PATH, OUTPUT_TOO_LARGE, TARGET_MISSING, TOO_MANY_REQUESTS.
-            NotFound: INPUT_NOT_FOUND.
+            NotFound: INPUT_NOT_FOUND, STEP_FILE_NOT_FOUND.
             FailedPrecondition: INPUT_CHANGED.
         """
         if len(requests) > MAX_BATCH:
@@ -65,7 +66,9 @@ class Transfers:
                         return await self._sign_input(inputs, request.input)
                     case "output":
                         return await self._sign_output(self._folder(record), request.output)
-                raise InvalidArgument("TARGET_MISSING", "name an input or an output")
+                    case "step":
+                        return await self._sign_step(record, request.step)
+                raise InvalidArgument("TARGET_MISSING", "name an input, an output or a step's file")
 
         return list(await asyncio.gather(*(sign_one(request) for request in requests)))
 
@@ -97,6 +100,17 @@ class Transfers:
                 f"{pinned.etag}; now {now.bytes} bytes, etag {now.etag}); create the job again",
                 field=target.field,
             )
+        url = await self._objects.sign_get(uri, expires_seconds=self._expires, audience="worker")
+        return pb.SignedTransfer(url=url, expire_time=self._expiry())
+
+    async def _sign_step(self, record: JobRecord, target: pb.StepTarget) -> pb.SignedTransfer:
+        result = record.step_result
+        if result is None or target.path not in {file.path for file in result.files}:
+            raise NotFound(
+                "STEP_FILE_NOT_FOUND", f'the job has no step result with a file "{target.path}"'
+            )
+        name = JobName(record.project, record.job_id)
+        uri = step_uri(self._root, name, result.attempt, result.step_id) + target.path
         url = await self._objects.sign_get(uri, expires_seconds=self._expires, audience="worker")
         return pb.SignedTransfer(url=url, expire_time=self._expiry())
 

@@ -47,6 +47,9 @@ FOLLOWERS: Mapping[State, frozenset[State]] = {
 }
 
 
+_WITHOUT_WORKER = frozenset({pb.JOB_STATE_QUEUED, pb.JOB_STATE_STARTING})
+
+
 class InvalidTransition(FailedPrecondition):
     """The table has no such move. Reason JOB_FINISHED from a final state, else INVALID_TRANSITION.
 
@@ -108,13 +111,18 @@ def transition(
     return Change(after, (_state_event(before, to, reason, now, attempt, error),))
 
 
-def explain(record: JobRecord, reason: str, *, now: float) -> Change | None:
-    """Give another reason for the state that a job is in; None when the reason is the same."""
+def explain(
+    record: JobRecord, reason: str, *, now: float, error: pb.JobError | None = None
+) -> Change | None:
+    """Give another reason for the state that a job is in; None when the reason is the same.
+
+    ``error``: the reason as programs read it; it stands in the event alone.
+    """
     if record.job.state_reason == reason:
         return None
     job = copy_job(record.job)
     job.state_reason = reason
-    event = _state_event(job.state, job.state, reason, now, 0, None)
+    event = _state_event(job.state, job.state, reason, now, 0, error)
     return Change(replace(record, job=job), (event,))
 
 
@@ -126,6 +134,9 @@ def request_cancel(record: JobRecord, *, reason: str, now: float) -> Change | No
     """
     if record.job.state in (pb.JOB_STATE_CANCELLING, pb.JOB_STATE_CANCELLED):
         return None
+    if record.launch is not None and record.job.state in _WITHOUT_WORKER:
+        # None is there that could stop by itself, and none shall come.
+        record = replace(record, launch=replace(record.launch, spent=True))
     return transition(
         record, pb.JOB_STATE_CANCELLING, reason=reason or "cancelled by the caller", now=now
     )

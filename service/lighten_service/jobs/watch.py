@@ -147,7 +147,7 @@ class WatchHub:
                 # Retention took the events up to the end.
                 return
             if channel.deleted:
-                raise job_not_found(name)
+                raise job_not_found(name.job_id)
             await changed.wait()
 
     async def _read(self, name: JobName, sequence: int) -> list[pb.WatchJobResponse]:

@@ -26,7 +26,9 @@ class Accounting:
 
     @contextmanager
     def operation(self, name: str) -> Iterator[None]:
-        """Count the error of an operation that fails, and let it pass."""
+        """Count an operation, and its error where it fails, which passes."""
+        if self._metrics is not None:
+            self._metrics.storage_called(self._adapter, name)
         try:
             yield
         except LightenError as error:

@@ -9,7 +9,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, tuple_, update
 
 from lighten import v1 as pb
-from lighten_service.jobs.errors import NotFound, ResourceExhausted
+from lighten_service.jobs.errors import ResourceExhausted
+from lighten_service.jobs.names import job_not_found
 from lighten_service.jobs.ports import Decide, StoreChange
 from lighten_service.jobs.record import JobRecord
 from lighten_service.store.codec import (
@@ -233,12 +234,6 @@ class Batch:
     def _execute(self, statement: Any, rows: Sequence[Values]) -> None:
         if rows:
             self._connection.execute(statement, rows)
-
-
-def job_not_found(job_id: str) -> NotFound:
-    return NotFound(
-        "JOB_NOT_FOUND", f"there is no job {job_id} in this project", metadata={"job": job_id}
-    )
 
 
 def _is_queued(record: JobRecord | None) -> bool:

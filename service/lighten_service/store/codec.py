@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, replace
 from typing import Any
 
+from google.protobuf import json_format
 from sqlalchemy import Row
 
 from lighten import v1 as pb
@@ -64,6 +65,7 @@ def record_of(row: Row[Any]) -> JobRecord:
     kept = json.loads(row.bookkeeping)
     launch = kept.pop("launch")
     attempts = kept.pop("attempts")
+    step_result = kept.pop("step_result", None)
     return JobRecord(
         project=row.project,
         job_id=row.job_id,
@@ -72,6 +74,7 @@ def record_of(row: Row[Any]) -> JobRecord:
         revision=row.revision,
         launch=Launch(**launch) if launch else None,
         attempts=tuple(Attempt(**attempt) for attempt in attempts),
+        step_result=json_format.ParseDict(step_result, pb.StepResultRef()) if step_result else None,
         **kept,
     )
 
@@ -86,8 +89,13 @@ def _bookkeeping(record: JobRecord) -> str:
             "running_since": record.running_since,
             "cancel_requested_at": record.cancel_requested_at,
             "last_heartbeat": record.last_heartbeat,
+            "step_result": _plain(record.step_result) if record.step_result else None,
         }
     )
+
+
+def _plain(message: pb.StepResultRef) -> Values:
+    return json_format.MessageToDict(message, preserving_proto_field_name=True)
 
 
 def event_row_of(job_id: str, event: pb.JobEvent) -> Values:

@@ -47,6 +47,7 @@ class Committer:
             return self._commit(writes)
         except (OperationalError, InterfaceError) as error:
             # The database itself is ill: trying each request would only take longer.
+            self._metrics.store_failed()
             return Written([Refused(unavailable(error)) for _ in writes])
         except Exception:  # One bad request must not fail those beside it.
             alone = [self._run_alone(write) for write in writes]
@@ -64,6 +65,7 @@ class Committer:
                 # Another process was quicker; look at what it wrote.
                 conflict = error
             except SQLAlchemyError as error:
+                self._metrics.store_failed()
                 return Written([Refused(unavailable(error))])
             except Exception as error:  # It belongs to the caller, on another thread.
                 return Written([Refused(error)])

@@ -23,8 +23,9 @@ from sqlalchemy import (
 # code.
 REVISION = "0001"
 
-# Version of the bytes in `jobs` and `events`, kept in each row of `jobs`.
-FORMAT_VERSION = 1
+# Version of the bytes in `jobs` and `events`, kept in each row of `jobs`. 2: `launch.spent` and
+# `step_result` in the bookkeeping.
+FORMAT_VERSION = 2
 
 metadata = MetaData()
 

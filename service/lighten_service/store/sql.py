@@ -12,11 +12,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from lighten import v1 as pb
 from lighten_service.jobs.errors import Unavailable
 from lighten_service.jobs.filter import Filter
+from lighten_service.jobs.names import job_not_found
 from lighten_service.jobs.ports import Clock, Decide, StoreChange
 from lighten_service.jobs.record import JobRecord
 from lighten_service.store import queries
 from lighten_service.store.backend import Backend
-from lighten_service.store.batch import job_not_found
 from lighten_service.store.codec import record_of, whole_record_of
 from lighten_service.store.commit import Committer, unavailable
 from lighten_service.store.hub import Hub
@@ -37,6 +37,7 @@ class SqlJobStore:
 
     def __init__(self, backend: Backend, clock: Clock, metrics: Metrics) -> None:
         self._backend = backend
+        self._metrics = metrics
         self._hub = Hub()
         self._writer = GroupWriter(Committer(backend.writer, clock, metrics).run, self._hub.publish)
         self._readers = ThreadPoolExecutor(backend.readers, thread_name_prefix="store-reader")
@@ -130,4 +131,5 @@ class SqlJobStore:
             with self._backend.reader.connect() as connection:
                 return [decode(row) for row in connection.execute(query)]
         except SQLAlchemyError as error:
+            self._metrics.store_failed()
             raise unavailable(error) from error

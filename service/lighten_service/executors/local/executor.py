@@ -129,6 +129,16 @@ class LocalExecutor:
     def admit(self, resources: pb.Resources) -> str | None:
         return self._slots.obstacle(resources)
 
+    @property
+    def gpu_profiles(self) -> Sequence[pb.GpuProfile]:
+        """None: the GPUs of one machine are alike."""
+        return ()
+
+    @property
+    def launches_at_once(self) -> int:
+        """One: the next is admitted once this one has its slot."""
+        return 1
+
     async def launch(self, request: LaunchRequest) -> str:
         """Start a worker process, or find the one that was started, and return its handle.
 
@@ -168,8 +178,10 @@ class LocalExecutor:
         return supervisor is not None and (supervisor.launch.process.instance_id == instance_id)
 
     async def status(self, ref: LaunchRef) -> LaunchStatus:
-        if (ref.job_id, ref.launch) in self._running:
-            return LaunchStatus(LaunchState.PLACED)
+        supervisor = self._running.get((ref.job_id, ref.launch))
+        if supervisor is not None:
+            instance = supervisor.launch.process.instance_id
+            return LaunchStatus(LaunchState.PLACED, instance_id=instance)
         end = LaunchFolder(self._workers, ref.job_id, ref.launch).read_end()
         return end or LaunchStatus(LaunchState.UNKNOWN, detail="no such worker process")
 
