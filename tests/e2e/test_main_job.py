@@ -56,6 +56,13 @@ def test_architecture_becomes_encodings_and_int8_onnx(
     assert result.optimized.bops == result.baseline.bops / 16
     assert result.steps[0].findings["folded_batch_norms"] == 52
     assert result.provenance.versions["aimet-torch"]
+    stages = [pb.Stage.Kind.Name(report.stage.kind) for report in result.stages]
+    assert [*dict.fromkeys(kind.removeprefix("KIND_") for kind in stages)] == STAGES
+    assert {report.device for report in result.stages} == {"cpu"}
+    ran = {report.stage.kind: report.provider for report in result.stages}
+    assert ran[pb.Stage.KIND_VERIFY] == "CPUExecutionProvider"
+    assert ran[pb.Stage.KIND_FETCH] == ""
+    assert "RAN_ON_CPU" not in {warning.reason for warning in result.warnings}
 
     files = {path.name: path for path in client.download(job.name, output)}
     assert set(files) == {

@@ -11,6 +11,8 @@ import pytest
 
 from lighten import v1 as pb
 from lighten.v1.worker_service_pb2_grpc import WorkerServiceStub
+from lighten_service.clock import SystemClock
+from lighten_service.jobs.errors import Internal
 from lighten_service.jobs.ports import (
     LaunchEnd,
     LaunchRef,
@@ -18,6 +20,8 @@ from lighten_service.jobs.ports import (
     LaunchState,
     LaunchStatus,
 )
+from lighten_service.jobs.ticket import Ticket
+from lighten_service.worker import stream
 from tests.support.edge import Edge, Refusal, refused, running_edge
 
 
@@ -173,13 +177,83 @@ async def test_wrong_tokens_are_refused(edge: Edge) -> None:
         assert (await refused(call)).code == grpc.StatusCode.UNAUTHENTICATED
 
 
-async def test_unsupported_protocol_is_refused(edge: Edge) -> None:
-    worker = Instance(edge, await launched(edge))
-    answer = await refusal(worker.attach(protocol=99))
+async def test_worker_of_another_release_fails_its_launch_with_a_reason(edge: Edge) -> None:
+    spec = edge.spec()
+    spec.resources.max_retries = 0
+    await edge.create(spec=spec)
+    launch = await edge.executor.launches.get()
+    answer = await refusal(Instance(edge, launch).attach(protocol=99, build="9.9"))
     assert (answer.code, answer.reason) == (
         grpc.StatusCode.FAILED_PRECONDITION,
         "UNSUPPORTED_PROTOCOL",
     )
+    job = (await edge.api.GetJob(pb.GetJobRequest(name=launch.name))).job
+    assert (job.state, job.crashes) == (pb.JOB_STATE_FAILED, 1)
+    assert (job.error.reason, job.error.kind) == ("UNSUPPORTED_PROTOCOL", pb.ERROR_KIND_SYSTEM)
+    assert "9.9" in job.error.message
+
+
+async def test_stranger_of_another_release_harms_no_job(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch = await launched(edge)
+    worker = Instance(edge, launch)
+    await worker.attach()
+
+    async def holds(ref: LaunchRef, instance_id: str) -> bool:
+        return False
+
+    monkeypatch.setattr(edge.executor, "holds", holds)
+    stranger = Instance(edge, launch, "stranger")
+    assert (await stranger.attach(protocol=99)).HasField("fenced")
+    assert (await worker.say(1)).ack.counter == 1
+
+
+async def test_pod_that_attaches_twice_is_one_attempt(edge: Edge) -> None:
+    launch = await launched(edge)
+    first, second = Instance(edge, launch), Instance(edge, launch)
+    assert (await first.attach()).welcome.attempt == 1
+    assert (await second.attach()).welcome.attempt == 1
+    assert (await first.say(1, 2)).ack.counter > 0
+    acked = 0
+    while acked < 3:
+        acked = (await second.say(1, 2, 3)).ack.counter
+    watch = edge.api.WatchJob(pb.WatchJobRequest(name=launch.name))
+    # The snapshot, three states, three lines.
+    events = [(await watch.read()).event for _ in range(1 + 3 + 3)]
+    lines = [event.log.message for event in events if event.HasField("log")]
+    assert lines == [f"one {counter}" for counter in (1, 2, 3)]
+    job = (await edge.api.GetJob(pb.GetJobRequest(name=launch.name))).job
+    assert (job.attempt, job.disruptions) == (1, 0)
+
+
+async def test_replayed_token_of_an_earlier_launch_opens_nothing(edge: Edge) -> None:
+    first = await launched(edge)
+    await Instance(edge, first).attach()
+    listener = edge.executor._listener
+    assert listener is not None
+    ref = LaunchRef(first.job_id, first.launch, "scripted")
+    await listener(ref, LaunchStatus(LaunchState.ENDED, LaunchEnd.CRASHED, "gone"))
+    second = await asyncio.wait_for(edge.executor.launches.get(), 20)
+    worker = Instance(edge, second, "two")
+    assert (await worker.attach()).welcome.attempt == 2
+    assert (await Instance(edge, first, "thief").attach()).fenced.current_attempt == 2
+    # Not even under the name of the pod that has the job, or for the launch that has it.
+    assert (await Instance(edge, first, "two").attach()).HasField("fenced")
+    stolen = await refusal(Instance(edge, second, "thief").attach(token=first.token))
+    assert stolen.reason == "WRONG_JOB"
+    assert (await worker.say(1)).ack.counter == 1
+
+
+async def test_session_token_expires(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    launch = await launched(edge)
+    worker = Instance(edge, launch)
+    token = (await worker.attach()).welcome.session_token
+    later = token.expire_time.ToNanoseconds() / 1e9 + 1
+    monkeypatch.setattr(SystemClock, "now", lambda _: later)
+    metadata = (("authorization", f"Bearer {token.token}"),)
+    answer = await refused(worker.stub.ListInputs(pb.ListInputsRequest(), metadata=metadata))
+    assert (answer.code, answer.reason) == (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_EXPIRED")
 
 
 async def test_gap_in_the_events_is_refused(edge: Edge) -> None:
@@ -253,3 +327,21 @@ def _write_manifest(folder: Path, job: str, damage: str) -> str:
     if damage != "missing":
         (folder / "manifest.json").write_bytes(content)
     return "0" * 64 if damage == "digest" else hashlib.sha256(content).hexdigest()
+
+
+async def test_worker_that_cannot_speak_ends(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would listen for ever, and its job with it."""
+
+    def broken() -> pb.Heartbeat:
+        raise AttributeError("half imported")
+
+    launch = await launched(edge)
+    monkeypatch.setattr(stream, "heartbeat", broken)
+    ticket = Ticket(
+        edge.plane.addresses.workers, launch.name, launch.launch, launch.token, scratch=""
+    )
+    worker = stream.AttachStream(ticket, stream.SessionOptions(), on_stop=lambda: None)
+    with pytest.raises(Internal, match="half imported"):
+        await asyncio.wait_for(worker.run(), 10)
+    assert worker.stop_reason is not None
+    await worker.close()

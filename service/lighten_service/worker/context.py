@@ -6,11 +6,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from lighten import v1 as pb
-from lighten_service.worker.data import Samples
-from lighten_service.worker.judge import Judge
+
+if TYPE_CHECKING:  # numpy reads its number of threads when it is loaded
+    from lighten_service.worker.data import Samples
+    from lighten_service.worker.judge import Judge
 
 
 class Cancelled(BaseException):
@@ -39,13 +41,13 @@ class StepContext:
     stage: pb.Stage
     reporter: Reporter
     quantization: pb.QuantizationConfig
-    calibration: Samples | None
-    evaluation: Samples | None
+    calibration: "Samples | None"
+    evaluation: "Samples | None"
     scratch: Path
     device: str
     seed: int
     # Absent before the FP32 model was measured.
-    judge: Judge | None = None
+    judge: "Judge | None" = None
     # Candidate of a guided job that the work belongs to; empty for none.
     trial: str = ""
     # Share of the whole job that is done at the start and at the end of this stage.

@@ -128,4 +128,5 @@ def _fetch(download: _Download, url: str, session: Session, check: Callable[[], 
             refresh=sign,
             on_progress=on_progress,
             check=check,
+            ca=session.ca,
         )

@@ -14,6 +14,7 @@ import onnxruntime
 from lighten import v1 as pb
 from lighten_service.jobs.errors import FailedPrecondition
 from lighten_service.worker.model import Batch
+from lighten_service.worker.providers import note_run
 from lighten_service.worker.runtime import RUNTIME_ERRORS
 
 # ValueError: feeds by a wrong name.
@@ -80,9 +81,11 @@ def _load(
     # Threads of the model before must not spin while the next one is timed.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
-        return onnxruntime.InferenceSession(path, options, providers=list(providers))
+        session = onnxruntime.InferenceSession(path, options, providers=list(providers))
     except RUNTIME_ERRORS as error:
         raise _refused(name, error) from error
+    note_run(session, providers)
+    return session
 
 
 def _round(

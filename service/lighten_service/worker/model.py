@@ -11,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from lighten import v1 as pb
+from lighten_service.worker.checkpoints.reading import Facts
 
 if TYPE_CHECKING:
     from lighten_service.worker.quantized import QuantizedModel
@@ -150,9 +151,10 @@ class WorkingModel(ABC):
     ) -> Mapping[str, float]:
         """Insert quantizers, choose ranges from ``batches``, and check that every one has a range.
 
-        ``on_batch(n)`` is called after each batch, may be called with 0 before the first one while
-        ranges of weights are chosen, and may raise to stop. Returns counts:
-        ``weight_quantizers``, ``activation_quantizers``.
+        ``parameters`` has the percentile or the reach that its scheme needs. ``on_batch(n)`` is
+        called after each batch, may be called with 0 before the first one while ranges of weights
+        are chosen, and may raise to stop. Returns counts: ``weight_quantizers``,
+        ``activation_quantizers``.
 
         Raises:
             FailedPrecondition: NO_QUANTIZERS, or UNCALIBRATED_QUANTIZERS with their names.
@@ -188,6 +190,19 @@ class WorkingModel(ABC):
     @abstractmethod
     def encodings(self) -> tuple[Encoding, ...]:
         """Return every grid of the quantized model."""
+
+    @abstractmethod
+    def save_state(self, folder: Path) -> Facts:
+        """Write what the model has become into an empty folder; the rest is returned."""
+
+    @abstractmethod
+    def load_state(self, folder: Path, facts: Facts) -> None:
+        """Make a model that was just opened what another one was when it saved its state, so that
+        whatever follows gives the same bytes. It is of no use after an error.
+
+        Raises:
+            InvalidStepResult: the files are damaged, or another model's.
+        """
 
     @abstractmethod
     def close(self) -> None:

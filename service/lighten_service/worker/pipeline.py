@@ -24,6 +24,9 @@ from lighten_service.worker.baseline import (
     measure_naive,
     record_judge,
 )
+from lighten_service.worker.checkpoints.decisions import Progress
+from lighten_service.worker.checkpoints.reading import InvalidStepResult
+from lighten_service.worker.checkpoints.step_results import StepResult, StepResults, tell_unusable
 from lighten_service.worker.columns import Column, measure, time_columns, why_not_faster
 from lighten_service.worker.context import Reporter, StepContext
 from lighten_service.worker.data import Samples
@@ -44,7 +47,7 @@ from lighten_service.worker.publish import (
 from lighten_service.worker.report import render_report
 from lighten_service.worker.samples import Head
 from lighten_service.worker.session import Assignment, Session
-from lighten_service.worker.stages import Stages
+from lighten_service.worker.stages import RAN_ON_CPU, Stages
 from lighten_service.worker.verify import verify
 
 OPTIMIZED = "optimized"
@@ -63,19 +66,21 @@ def run_attempt(assignment: Assignment, session: Session, reporter: Reporter, sc
     spec = assignment.resolved_spec
     random.seed(spec.seed)
     np.random.seed(spec.seed % 2**32)  # AIMET draws from the global generator
-    pipeline = Pipeline(assignment, session, _stages(spec, reporter, scratch), scratch)
+    pipeline = Pipeline(assignment, session, _stages(assignment, reporter, scratch), scratch)
     try:
         return pipeline.run()
     finally:
         pipeline.close()
 
 
-def _stages(spec: pb.JobSpec, reporter: Reporter, scratch: Path) -> Stages:
+def _stages(assignment: Assignment, reporter: Reporter, scratch: Path) -> Stages:
+    spec = assignment.resolved_spec
     kinds = [
         pb.Stage.KIND_FETCH,
         pb.Stage.KIND_LOAD,
         pb.Stage.KIND_PREPARE,
         pb.Stage.KIND_BASELINE,
+        *([pb.Stage.KIND_PREPARE] if assignment.resume_from else []),
         *[pb.Stage.KIND_STEP] * len(spec.plan.steps.steps),
         *([pb.Stage.KIND_GUIDE] if spec.plan.HasField("goal") else []),
         pb.Stage.KIND_EVALUATE,
@@ -98,9 +103,14 @@ class Pipeline:
     steps: list[pb.StepReport] = field(default_factory=list)
     # What steps found in detail, by their id.
     analyses: dict[str, Mapping[str, object]] = field(default_factory=dict)
+    # Where an earlier attempt got to.
+    reached: StepResult | None = None
     # What came of a goal.
     goal: pb.GoalReport | None = None
     _model: WorkingModel | None = None
+
+    def __post_init__(self) -> None:
+        self._step_results = StepResults(self.assignment, self.session, self.scratch)
 
     @property
     def spec(self) -> pb.JobSpec:
@@ -108,13 +118,15 @@ class Pipeline:
 
     def run(self) -> str:
         fetched = self._fetch()
-        model = self._model = self._load(fetched)
+        model = self._load(fetched)
         samples = self._samples()
         self._prepare(model, samples)
         self._baseline(model, samples)
         if self.spec.plan.HasField("goal"):
             model = self._guide(model)
-        for step in self.spec.plan.steps.steps:
+        if self.reached is not None:
+            model = self._go_on(self.reached, model, fetched)
+        for step in self.spec.plan.steps.steps[len(self.steps) :]:
             self._step(model, step, samples)
         self._evaluate(model, samples)
         products, checks = self._export(model, samples)
@@ -127,28 +139,26 @@ class Pipeline:
 
     def _fetch(self) -> Fetched:
         with self.stages.enter(pb.Stage.KIND_FETCH, "Fetching inputs") as context:
-            return fetch_inputs(
+            fetched = fetch_inputs(
                 context,
                 self.assignment.inputs,
                 self.session,
                 self.scratch / "inputs",
                 scratch_bytes=self.spec.resources.scratch_bytes,
             )
+            self.reached = self._step_results.fetch(context, fetched.sha256)
+            if self.assignment.resume_from and self.reached is None:
+                self.stages.skip(pb.Stage.KIND_PREPARE)
+        return fetched
 
     def _load(self, fetched: Fetched) -> WorkingModel:
         with self.stages.enter(pb.Stage.KIND_LOAD, "Loading model and data") as context:
             for folder in ("model", "data"):
                 (self.scratch / folder).mkdir()
-            model = open_model(
-                self.spec,
-                fetched.paths["model.artifact"],
-                scratch=self.scratch / "model",
-                device="cuda:0" if self.spec.resources.gpus else "cpu",
-                seed=self.spec.seed,
-            )
+            model = self._model = self._open_model(fetched)
             self.stages.device = model.device
             if self.spec.resources.gpus and not model.device.startswith("cuda"):
-                context.warn("RAN_ON_CPU", f"a GPU was asked for, the model runs on {model.device}")
+                context.warn(RAN_ON_CPU, f"a GPU was asked for, the model runs on {model.device}")
             for name in ("calibration", "evaluation"):
                 if self.spec.HasField(name):
                     data = self._open(context, name, fetched.paths[f"{name}.data"], model)
@@ -160,6 +170,15 @@ class Pipeline:
                 )
             self._check_labels()
         return model
+
+    def _open_model(self, fetched: Fetched) -> WorkingModel:
+        return open_model(
+            self.spec,
+            fetched.paths["model.artifact"],
+            scratch=self.scratch / "model",
+            device="cuda:0" if self.spec.resources.gpus else "cpu",
+            seed=self.spec.seed,
+        )
 
     def _check_labels(self) -> None:
         labelled = self.stages.evaluation is not None and self.stages.evaluation.labelled
@@ -211,6 +230,25 @@ class Pipeline:
                 )
                 self.columns[naive.name] = naive
 
+    def _go_on(self, reached: StepResult, model: WorkingModel, fetched: Fetched) -> WorkingModel:
+        """Return the model as an earlier attempt had it after its last step, or as it came."""
+        title = f"Restoring the model after step '{reached.step_id}'"
+        with self.stages.enter(pb.Stage.KIND_PREPARE, title) as context:
+            try:
+                progress = reached.restore(model)
+            except InvalidStepResult as error:
+                tell_unusable(context, reached.step_id, error)
+                model.close()
+                self._model = self._open_model(fetched)
+                return self._model
+            self.steps.extend(progress.steps)
+            self.analyses.update(progress.analyses)
+            self.stages.warnings.extend(progress.warnings)
+            self.stages.skip(pb.Stage.KIND_STEP, len(progress.steps))
+            context.summary = f"resumed after step '{reached.step_id}' of attempt {reached.attempt}"
+            context.log(context.summary)
+        return model
+
     def _step(self, model: WorkingModel, step: pb.Step, samples: Samples) -> None:
         last = step == self.spec.plan.steps.steps[-1]
         report = pb.StepReport(step=step, device=model.device)
@@ -242,7 +280,14 @@ class Pipeline:
                 column = self._measure(context.part(0.8, 1.0), step.id, model, head)
                 report.metrics.extend(column.metrics)
                 column.recorded.close()
-        self.steps.append(report)
+            self.steps.append(report)
+            self._keep(context, model)
+
+    def _keep(self, context: StepContext, model: WorkingModel) -> None:
+        """Keep what the steps so far have made of the model, for the attempt after this one."""
+        done = {report.step.id for report in self.steps}
+        warnings = [warning for warning in self.stages.warnings if warning.step_id in done]
+        self._step_results.keep(context, Progress(self.steps, self.analyses, warnings), model)
 
     def _guide(self, model: WorkingModel) -> WorkingModel:
         """Return the best model that the goal's budgets allow, in place of the float one."""
@@ -331,6 +376,7 @@ class Pipeline:
                 provenance=provenance(self.spec, self.stages.device, fetched.sha256),
                 metric=self._metric(),
                 goal=self.goal,
+                stages=self.stages.reports(),
                 # columns are named after the fields of JobResult
                 **{name: column.report() for name, column in self.columns.items()},
             )

@@ -34,7 +34,7 @@ def publish_artifacts(
     for number, product in enumerate(products):
         context.progress(number, len(products), "files")
         name = product.path.name
-        _upload(context, session, product.path, f"artifacts/{name}", attempt_uri)
+        upload(context, session, product.path, f"artifacts/{name}", attempt_uri)
         artifact = pb.Artifact(
             name=name,
             kind=product.kind,
@@ -55,13 +55,19 @@ def publish_manifest(
     text = json_format.MessageToJson(manifest, preserving_proto_field_name=True, sort_keys=True)
     path = scratch / MANIFEST
     path.write_text(text, encoding="utf-8")
-    _upload(context, session, path, MANIFEST, attempt_uri)
+    upload(context, session, path, MANIFEST, attempt_uri)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _upload(
+def upload(
     context: StepContext, session: Session, path: Path, target: str, attempt_uri: str
 ) -> None:
+    """Send a file to ``target`` below the attempt.
+
+    Raises:
+        LightenError: what `Session.sign_outputs` raises; Unavailable: STORAGE_UNAVAILABLE for
+            longer than the retries last.
+    """
     size = path.stat().st_size
 
     def sign() -> pb.SignedTransfer:
@@ -72,7 +78,9 @@ def _upload(
         if signed.part_urls:
             _upload_parts(context, session, path, target, signed, sign)
         else:
-            transfer.upload(signed.url, path, refresh=lambda: sign().url, check=context.check)
+            transfer.upload(
+                signed.url, path, refresh=lambda: sign().url, check=context.check, ca=session.ca
+            )
 
 
 def _upload_parts(
@@ -86,13 +94,13 @@ def _upload_parts(
     """Send a large file in parts; begin anew once when their URLs expire on the way."""
     try:
         etags = transfer.upload_parts(
-            signed.part_urls, signed.part_bytes, path, check=context.check
+            signed.part_urls, signed.part_bytes, path, check=context.check, ca=session.ca
         )
     except transfer.TransferError as error:
         if error.reason != "URL_EXPIRED":
             raise
         signed = sign()
         etags = transfer.upload_parts(
-            signed.part_urls, signed.part_bytes, path, check=context.check
+            signed.part_urls, signed.part_bytes, path, check=context.check, ca=session.ca
         )
     session.complete_upload(target, signed.upload_id, etags)

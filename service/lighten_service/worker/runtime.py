@@ -14,7 +14,9 @@ from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 
 from lighten_service.worker.formats.onnx_files import invalid
 from lighten_service.worker.graphs.save import data_file
+from lighten_service.worker.machine import cpus
 from lighten_service.worker.model import Batch, Outputs
+from lighten_service.worker.providers import note_run
 
 CPU = "CPUExecutionProvider"
 # Everything that ONNX Runtime raises about a model or its inputs.
@@ -65,7 +67,7 @@ def session_options(
 def thread_count() -> int:
     """Return OMP_NUM_THREADS, which executors set, or the CPUs that the process may use."""
     configured = os.environ.get("OMP_NUM_THREADS", "")
-    return int(configured) if configured.isdigit() else len(os.sched_getaffinity(0))
+    return int(configured) if configured.isdigit() else cpus()
 
 
 def check_runs(file: Path) -> None:
@@ -123,6 +125,7 @@ class GraphSession:
             raise invalid(
                 "INVALID_MODEL", f"ONNX Runtime cannot load the model: {short_reason(error)}"
             ) from error
+        self._asked = tuple(providers)
         self.output_names = tuple(output.name for output in self._session.get_outputs())
 
     @property
@@ -133,6 +136,7 @@ class GraphSession:
 
     def predict(self, batch: Batch) -> Outputs:
         """Run a batch of any size."""
+        note_run(self._session, self._asked)
         return run_portions(self._session, batch, self.output_names)
 
 

@@ -26,13 +26,18 @@ BATCH = 1000
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What one attempt has to do. ``job``: Job.name; ``attempt_uri`` ends with ``/``."""
+    """What one attempt has to do.
+
+    ``job``: Job.name; ``attempt_uri`` ends with ``/``; ``resume_from``: where an earlier attempt
+    got to.
+    """
 
     job: str
     attempt: int
     resolved_spec: pb.JobSpec
     inputs: tuple[pb.ResolvedInput, ...]
     attempt_uri: str
+    resume_from: pb.StepResultRef | None = None
 
 
 class Session:
@@ -43,6 +48,8 @@ class Session:
     """
 
     def __init__(self, ticket: Ticket, options: SessionOptions | None = None) -> None:
+        # Certificates to trust for signed URLs beside the system's; empty for none.
+        self.ca = ticket.ca
         self._loop = asyncio.new_event_loop()
         self._stream = AttachStream(ticket, options or SessionOptions(), self._abort_calls)
         self._calls: set[Future[Any]] = set()
@@ -66,12 +73,17 @@ class Session:
             resolved_spec=welcome.resolved_spec,
             inputs=tuple(welcome.inputs),
             attempt_uri=welcome.attempt_uri,
+            resume_from=welcome.resume_from if welcome.HasField("resume_from") else None,
         )
 
     def send(self, event: pb.JobEvent) -> None:
         """Queue an event; never blocks on the network."""
         self._stream.outbox.add(event)
         self._loop.call_soon_threadsafe(self._stream.wake)
+
+    def step_finished(self, ref: pb.StepResultRef) -> None:
+        """Tell of a step result that is uploaded whole; never blocks on the network."""
+        self._loop.call_soon_threadsafe(self._stream.step_finished, ref)
 
     @property
     def backlog(self) -> int:
@@ -106,6 +118,14 @@ class Session:
             [pb.UrlRequest(output=pb.OutputTarget(path=path, bytes=size)) for path, size in files]
         )
 
+    def sign_step(self, paths: Sequence[str]) -> list[pb.SignedTransfer]:
+        """Return a signed GET for each StepFile.path of ``Assignment.resume_from``, in their order.
+
+        Raises:
+            NotFound: no such file.
+        """
+        return self._sign([pb.UrlRequest(step=pb.StepTarget(path=path)) for path in paths])
+
     def complete_upload(self, path: str, upload_id: str, etags: Sequence[str]) -> None:
         """Join the parts of one output; ``etags`` in the order of the parts."""
         request = pb.CompleteUploadRequest(path=path, upload_id=upload_id, etags=etags)
@@ -117,21 +137,27 @@ class Session:
         return list(self._call(self._stream.call(lambda stub: stub.ListInputs, request)).inputs)
 
     def finish(self, manifest_sha256: str) -> None:
-        """Say that everything is uploaded, and wait until that is stored."""
+        """Say that everything is uploaded, and wait until that is stored.
+
+        Raises:
+            Cancelled: the worker had to stop before it could say so.
+        """
         self._end(pb.AttachRequest(finished=pb.Finished(manifest_sha256=manifest_sha256)))
 
     def fail(self, error: pb.JobError) -> None:
-        """Say that the attempt failed, and wait until that is stored."""
+        """Say that the attempt failed, and wait until that is stored. Raises as ``finish``."""
         self._end(pb.AttachRequest(failed=pb.Failed(error=error)))
 
     def stopped(self) -> None:
         """Say that the attempt stopped early. Waits a few seconds at most: it is a courtesy."""
         why = self._stream.stopped_why
         if why is not None:
-            self._end(pb.AttachRequest(stopped=pb.Stopped(why=why)), timeout=2.0)
+            with suppress(Cancelled):  # it is said already
+                self._end(pb.AttachRequest(stopped=pb.Stopped(why=why)), timeout=2.0)
 
     def disrupt(self) -> None:
-        """The machine is being taken away (SIGTERM): make the main thread stop. From any thread."""
+        """The machine is being taken away (SIGTERM): say ``stopped``, and make the main thread
+        stop. From any thread."""
         self._loop.call_soon_threadsafe(self._stream.disrupt)
 
     def close(self) -> None:
@@ -170,3 +196,5 @@ class Session:
         self._loop.call_soon_threadsafe(self._stream.end, message)
         with suppress(TimeoutError):
             self._run.result(timeout)
+        if not self._stream.ends_with(message):
+            raise Cancelled(self._stream.stop_reason)

@@ -1,6 +1,7 @@
 """The stream between a worker and the server, opened again whenever it breaks (asyncio)."""
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import grpc
 
 from lighten import v1 as pb
 from lighten.v1.worker_service_pb2_grpc import WorkerServiceStub
-from lighten_service.jobs.errors import LightenError, Unavailable
+from lighten_service.jobs.errors import Internal, LightenError, Unavailable
 from lighten_service.jobs.ticket import Ticket
 from lighten_service.worker.errors import from_rpc
 from lighten_service.worker.outbox import Outbox
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from lighten.v1.worker_service_pb2_grpc import WorkerServiceAsyncStub
 
     AttachCall = grpc.aio.StreamStreamCall[pb.AttachRequest, pb.AttachResponse]
+
+_log = logging.getLogger(__name__)
 
 PROTOCOL = 1
 
@@ -66,11 +69,16 @@ class AttachStream:
         self._options = options
         self._on_stop = on_stop
         self._final: pb.AttachRequest | None = None
+        # The newest step result, and whether this stream has told it.
+        self._step: pb.StepResultRef | None = None
+        self._step_told = False
         self._session_token = ""
         self._wake = asyncio.Event()
         self._welcomed: asyncio.Future[pb.Welcome] | None = None
         self._channel: grpc.aio.Channel | None = None
         self._reached_at = 0.0
+        # Why the server could not be reached the last time.
+        self._obstacle = ""
 
     # --- called from the session, in the loop ---------------------------------------------------
 
@@ -90,6 +98,7 @@ class AttachStream:
                         return
                 except grpc.aio.AioRpcError as error:
                     self._give_up_unless_transient(error)
+                    self._log_once(error)
                 if self._reached_at != reached:
                     pauses = self._pauses()
                 await asyncio.sleep(next(pauses))
@@ -127,14 +136,27 @@ class AttachStream:
         """There is something to send."""
         self._wake.set()
 
-    def end(self, message: pb.AttachRequest) -> None:
-        """Send ``finished``, ``failed`` or ``stopped`` after all events."""
-        self._final = message
+    def step_finished(self, ref: pb.StepResultRef) -> None:
+        """Tell of a step result after all events; again after a break, until there is a newer."""
+        self._step, self._step_told = ref, False
         self._wake.set()
 
+    def end(self, message: pb.AttachRequest) -> None:
+        """Send ``finished``, ``failed`` or ``stopped`` after all events. The first one stays."""
+        if self._final is None:
+            self._final = message
+        self._wake.set()
+
+    def ends_with(self, message: pb.AttachRequest) -> bool:
+        """Whether this is the last word."""
+        return self._final is message
+
     def disrupt(self) -> None:
-        """The process was asked to end."""
-        self._stop("the worker was asked to end (SIGTERM)", pb.Stopped.WHY_DISRUPTED)
+        """The process was asked to end. Said at once: the main thread may be long in coming."""
+        if self.stop_reason is None:
+            self._stop("the worker was asked to end (SIGTERM)", pb.Stopped.WHY_DISRUPTED)
+        if self.stopped_why is not None:
+            self.end(pb.AttachRequest(stopped=pb.Stopped(why=self.stopped_why)))
 
     async def close(self) -> None:
         if self._channel is not None:
@@ -162,6 +184,7 @@ class AttachStream:
                 if kind == "welcome":
                     self._begin(response.welcome)
                     sender = asyncio.create_task(self._send(call))
+                    sender.add_done_callback(lambda task: _end_with(task, call))
                 elif kind == "ack":
                     self.outbox.acknowledge(response.ack.counter)
                 elif kind == "session_token":
@@ -173,6 +196,10 @@ class AttachStream:
                     return True
             # The server closes the stream after it has stored the end. Without one it drains.
             return self._final is not None and sender is not None and sender.done()
+        except asyncio.CancelledError:
+            if sender is not None and (fault := _fault_of(sender)) is not None:
+                raise Internal("SENDING_FAILED", f"the worker cannot speak: {fault}") from fault
+            raise
         finally:
             if sender is not None:
                 sender.cancel()
@@ -188,6 +215,9 @@ class AttachStream:
                 beat_at = loop.time() + self._options.heartbeat
             if (event := self.outbox.take()) is not None:
                 await call.write(pb.AttachRequest(event=event))
+            elif self._step is not None and not self._step_told:
+                self._step_told = True
+                await call.write(pb.AttachRequest(step_finished=self._step))
             elif self._final is not None:
                 await call.write(self._final)
                 return
@@ -202,6 +232,7 @@ class AttachStream:
 
     def _begin(self, welcome: pb.Welcome) -> None:
         self.outbox.rewind(welcome.acked_event)
+        self._step_told = False
         self._session_token = welcome.session_token.token
         if welcome.cancel_requested:
             self._stop("the job is being cancelled", pb.Stopped.WHY_CANCELLED)
@@ -240,6 +271,12 @@ class AttachStream:
                 "SERVER_UNAVAILABLE", f"the server was out of reach for {away:.0f} seconds"
             )
 
+    def _log_once(self, error: grpc.aio.AioRpcError) -> None:
+        """Say why the server cannot be reached, once for each reason."""
+        if (reason := error.details() or error.code().name) != self._obstacle:
+            self._obstacle = reason
+            _log.warning("%s cannot be reached: %s", self._ticket.server, reason)
+
     def _may_succeed_later(self, error: grpc.aio.AioRpcError) -> bool:
         # An expired token is renewed by the stream, or by the next welcome.
         return error.code() in _TRANSIENT or from_rpc(error).reason == "TOKEN_EXPIRED"
@@ -259,7 +296,7 @@ class AttachStream:
     @property
     def _stub(self) -> "WorkerServiceAsyncStub":
         if self._channel is None:
-            options = [
+            options: list[tuple[str, int | str]] = [
                 ("grpc.initial_reconnect_backoff_ms", 100),
                 ("grpc.min_reconnect_backoff_ms", 100),
                 ("grpc.max_reconnect_backoff_ms", 2000),
@@ -267,5 +304,29 @@ class AttachStream:
                 # A welcome lists every file of the inputs.
                 ("grpc.max_receive_message_length", 256 << 20),
             ]
-            self._channel = grpc.aio.insecure_channel(self._ticket.server, options=options)
+            self._channel = self._open(options)
         return WorkerServiceStub(self._channel)
+
+    def _open(self, options: list[tuple[str, int | str]]) -> grpc.aio.Channel:
+        ticket = self._ticket
+        if not ticket.ca:
+            return grpc.aio.insecure_channel(ticket.server, options=options)
+        if ticket.server_name:
+            options.append(("grpc.ssl_target_name_override", ticket.server_name))
+        credentials = grpc.ssl_channel_credentials(root_certificates=ticket.ca.encode())
+        return grpc.aio.secure_channel(ticket.server, credentials, options=options)
+
+
+def _end_with(sender: "asyncio.Task[None]", call: "AttachCall") -> None:
+    """End a stream whose sender died: a worker that only listens would wait for ever."""
+    if _fault_of(sender) is not None:
+        call.cancel()
+
+
+def _fault_of(sender: "asyncio.Task[None]") -> BaseException | None:
+    """Return what a sender died of, unless its stream was broken, which the reader sees too."""
+    if not sender.done() or sender.cancelled():
+        return None
+    error = sender.exception()
+    broken = isinstance(error, grpc.aio.AioRpcError | asyncio.InvalidStateError)
+    return None if broken else error

@@ -1,5 +1,6 @@
 """What a worker process says of itself: identity, versions, memory."""
 
+import os
 import sys
 from functools import cache
 from importlib import metadata
@@ -9,6 +10,7 @@ from typing import Any
 import psutil
 
 from lighten import v1 as pb
+from lighten_service.worker.machine import cpus, memory_bytes
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _PACKAGES = ("lighten", "aimet-torch", "aimet-onnx", "torch", "onnx", "onnxruntime")
@@ -16,10 +18,14 @@ _PACKAGES = ("lighten", "aimet-torch", "aimet-onnx", "torch", "onnx", "onnxrunti
 
 @cache
 def instance_id() -> str:
-    """Return ``boot-id:pid:start-time``; no other process ever has the same.
+    """Return who this process is; no other one ever has the same.
 
-    The start time is in clock ticks since boot, as in field 22 of ``/proc/PID/stat``.
+    ``LIGHTEN_INSTANCE_ID`` where the executor names its workers, the UID of a pod say; otherwise
+    ``boot-id:pid:start-time`` with the start time in clock ticks since boot, as in field 22 of
+    ``/proc/PID/stat``.
     """
+    if given := os.environ.get("LIGHTEN_INSTANCE_ID"):
+        return given
     stat = Path("/proc/self/stat").read_text()
     # The command's name (field 2) stands in parentheses and may hold anything.
     start_time = stat.rpartition(")")[2].split()[19]
@@ -46,8 +52,8 @@ def inventory() -> pb.WorkerInventory:
     return pb.WorkerInventory(
         versions=versions,
         devices=["cpu", *(f"cuda:{index} {cuda.get_device_name(index)}" for index in gpus)],
-        memory_bytes=psutil.virtual_memory().total,
-        cpus=psutil.cpu_count() or 1,
+        memory_bytes=memory_bytes(),
+        cpus=cpus(),
     )
 
 
@@ -77,6 +83,10 @@ def _gpu_usage() -> list[pb.GpuUsage]:
 
 
 def _cuda() -> Any:
-    """Return torch.cuda once it is in use; asking earlier would start it."""
-    torch = sys.modules.get("torch")
-    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
+    """Return torch.cuda once it is in use; asking earlier would start it.
+
+    While another thread imports torch, it is there in part.
+    """
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    is_initialized = getattr(cuda, "is_initialized", None)
+    return cuda if is_initialized is not None and is_initialized() else None

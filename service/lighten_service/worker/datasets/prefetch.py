@@ -1,11 +1,12 @@
 """Work ahead of the consumer in a few threads, in order and in bounded memory."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
+
+from lighten_service.worker.machine import cpus
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -15,7 +16,7 @@ MAX_THREADS = 4
 
 def default_threads() -> int:
     """Return the number of decoding threads: the CPUs of this process, at most 4."""
-    return min(MAX_THREADS, len(os.sched_getaffinity(0)))
+    return min(MAX_THREADS, cpus())
 
 
 def prefetch(

@@ -9,11 +9,23 @@ from typing import Final, Self, TypeVar
 
 import onnx
 import onnxruntime
+import torch
 from aimet_onnx.common.utils import AimetLogger
+from google.protobuf.message import DecodeError
 
 from lighten import v1 as pb
 from lighten_service.jobs.errors import FailedPrecondition, LightenError
-from lighten_service.worker.engines import onnx_layers, onnx_rescale
+from lighten_service.worker.checkpoints.moments import moment_tensors, moments_of
+from lighten_service.worker.checkpoints.reading import (
+    Facts,
+    InvalidStepResult,
+    plain,
+    same,
+    take,
+    take_message,
+)
+from lighten_service.worker.checkpoints.tensors import load_tensors, save_tensors
+from lighten_service.worker.engines import onnx_layers, onnx_rescale, onnx_state
 from lighten_service.worker.engines.onnx_normalise import normalise
 from lighten_service.worker.engines.onnx_providers import device_name, providers_for
 from lighten_service.worker.engines.onnx_quantized import OnnxQuantized
@@ -21,10 +33,11 @@ from lighten_service.worker.engines.onnx_sample import deviation, open_session, 
 from lighten_service.worker.engines.onnx_simulation import Simulation
 from lighten_service.worker.formats.onnx_inputs import fix_inputs
 from lighten_service.worker.formats.onnx_safety import load_onnx_model
-from lighten_service.worker.graphs.save import save_single_file
+from lighten_service.worker.graphs.save import load_exact, save_exact, save_single_file
 from lighten_service.worker.graphs.statistics import graph_statistics
 from lighten_service.worker.kernels import use_exact_float32
 from lighten_service.worker.model import Batch, Encoding, ModelStatistics, Outputs, WorkingModel
+from lighten_service.worker.providers import note_run
 from lighten_service.worker.rescale import ChannelScales
 from lighten_service.worker.runtime import GraphSession, session_options, short_reason
 
@@ -39,6 +52,10 @@ _AIMET_ERRORS: Final[tuple[type[Exception], ...]] = (
     AssertionError,
 )
 _EXPORT_ERRORS: Final[tuple[type[Exception], ...]] = (LightenError, *_AIMET_ERRORS)
+
+# Of a step result.
+_MODEL_FILE: Final = "model.onnx"
+_STATE_FILE: Final = "state.safetensors"
 
 T = TypeVar("T")
 
@@ -176,22 +193,7 @@ class OnnxModel(WorkingModel):
         on_batch: Callable[[int], None],
     ) -> Mapping[str, float]:
         self._require_float()
-        simulated = onnx.ModelProto()
-        simulated.CopyFrom(self._model)
-        folder = self._scratch / "simulation"
-        folder.mkdir(exist_ok=True)
-        try:
-            simulation = Simulation(
-                simulated, quantization, parameters, scratch=folder, providers=self._providers
-            )
-        except LightenError:
-            raise
-        except _AIMET_ERRORS as error:
-            raise FailedPrecondition(
-                "QUANTIZATION_REFUSED",
-                f"AIMET cannot simulate this model: {short_reason(error)}",
-                field="model.artifact",
-            ) from error
+        simulation = self._simulate(quantization, parameters)
         counts = simulation.calibrate(batches(), on_batch)
         self._simulation = simulation
         return counts
@@ -243,6 +245,48 @@ class OnnxModel(WorkingModel):
             self._encodings = self._calibrated().encodings()
         return self._encodings
 
+    def save_state(self, folder: Path) -> Facts:
+        save_exact(self._model, folder / _MODEL_FILE)
+        tensors, facts = dict(moment_tensors(self._moments)), {}
+        if self._simulation is not None:
+            states = self._simulation.states()
+            originals = self._opened.originals if self._opened is not None else {}
+            tensors |= onnx_state.quantizer_tensors(states)
+            tensors |= onnx_state.original_tensors(originals)
+            facts["simulation"] = {
+                "quantization": plain(self._simulation.quantization),
+                "calibrate": plain(self._simulation.parameters),
+                "quantizers": onnx_state.quantizer_facts(states),
+            }
+        save_tensors(tensors, folder / _STATE_FILE)
+        return facts
+
+    def load_state(self, folder: Path, facts: Facts) -> None:
+        self._require_float()
+        tensors = load_tensors(folder / _STATE_FILE)
+        try:
+            model = load_exact(folder / _MODEL_FILE)
+        except (DecodeError, OSError) as error:
+            raise InvalidStepResult(f"{_MODEL_FILE}: {error}") from error
+        same(_signature(model), _signature(self._model), "the list of inputs and outputs")
+        self._model, self._session = model, None
+        self._moments = moments_of(tensors)
+        if "simulation" in facts:
+            self._load_simulation(take(facts, "simulation", dict), tensors)
+
+    def _load_simulation(self, facts: Facts, tensors: Mapping[str, torch.Tensor]) -> None:
+        simulation = self._simulate(
+            take_message(facts, "quantization", pb.QuantizationConfig()),
+            take_message(facts, "calibrate", pb.Calibrate()),
+        )
+        states = onnx_state.quantizer_states(take(facts, "quantizers", dict), tensors)
+        same(sorted(states), sorted(simulation.distinct()), "the list of quantizers")
+        simulation.load_states(states)
+        same(simulation.states(), states, "the state of the quantizers")
+        self._simulation = simulation
+        if originals := onnx_state.originals_of(tensors):
+            self.quantized_model().resume(originals)
+
     def close(self) -> None:
         self._session = None
         self._opened = None
@@ -263,6 +307,27 @@ class OnnxModel(WorkingModel):
                 field="model.artifact",
             )
 
+    def _simulate(
+        self, quantization: pb.QuantizationConfig, parameters: pb.Calibrate
+    ) -> Simulation:
+        """Return a simulation of the float graph, without ranges."""
+        simulated = onnx.ModelProto()
+        simulated.CopyFrom(self._model)
+        folder = self._scratch / "simulation"
+        folder.mkdir(exist_ok=True)
+        try:
+            return Simulation(
+                simulated, quantization, parameters, scratch=folder, providers=self._providers
+            )
+        except LightenError:
+            raise
+        except _AIMET_ERRORS as error:
+            raise FailedPrecondition(
+                "QUANTIZATION_REFUSED",
+                f"AIMET cannot simulate this model: {short_reason(error)}",
+                field="model.artifact",
+            ) from error
+
     def _probe(self) -> Outputs:
         return self._float_session().predict(sample(self._model, self._inputs, self._seed))
 
@@ -277,9 +342,11 @@ class OnnxModel(WorkingModel):
         return self._session
 
     def _open_piece(self, piece: onnx.ModelProto) -> onnxruntime.InferenceSession:
-        return onnxruntime.InferenceSession(
+        session = onnxruntime.InferenceSession(
             piece.SerializeToString(), session_options(), providers=list(self._providers)
         )
+        note_run(session, self._providers)
+        return session
 
     def _forget_encodings(self) -> None:
         self._encodings = None
@@ -296,3 +363,7 @@ class OnnxModel(WorkingModel):
                 "NOT_QUANTIZED", "there is no quantized model before calibrate"
             )
         return self._simulation
+
+
+def _signature(model: onnx.ModelProto) -> list[str]:
+    return [value.name for value in (*model.graph.input, *model.graph.output)]

@@ -8,7 +8,7 @@ from aimet_onnx.common import libpymo
 from aimet_onnx.common.defs import EncodingType, qtype
 from aimet_onnx.qc_quantize_op import QcQuantizeOp
 
-from lighten_service.worker.engines.onnx_types import is_integer, set_type
+from lighten_service.worker.engines.onnx_types import is_half, is_integer, set_type
 from lighten_service.worker.quantized import WeightGrid
 
 _ONE_SCALE_A_CHANNEL = (EncodingType.PER_TENSOR, EncodingType.PER_CHANNEL)
@@ -87,7 +87,12 @@ class QuantizerState:
         set_type(quantizer, self.precision)
         quantizer.enabled = self.enabled
         if self.encodings:
-            quantizer.load_encodings([_encoding(*values) for values in self.encodings])
+            # AIMET's load_encodings would round the scales of low-power blocks a second time.
+            encodings = [_encoding(*values) for values in self.encodings]
+            quantizer._tensor_quantizer.setEncodings(encodings)
+            quantizer.op_mode = libpymo.TensorQuantizerOpMode.quantizeDequantize
+        elif is_half(quantizer):
+            quantizer.op_mode = libpymo.TensorQuantizerOpMode.quantizeDequantize
         else:
             quantizer.reset_encoding_stats()
 

@@ -60,6 +60,11 @@ class Parameters:
                 self._write(name, values)
                 self._changed[name] = values
 
+    def resume(self, originals: Mapping[str, Values]) -> None:
+        """Take the values that models were opened with for changes of these originals."""
+        self._originals = dict(originals)
+        self._changed = {name: array(self._tensor(name)) for name in originals}
+
     def _write(self, name: str, values: Values) -> None:
         for model in self._models:
             _find(model, name).raw_data = values.tobytes()

@@ -187,6 +187,15 @@ class OnnxQuantized(QuantizedModel):
         self._simulation.load_states(snapshot.quantizers)
         self._changed()
 
+    @property
+    def originals(self) -> Mapping[str, Values]:
+        """Values at calibration of the initializers that have changed since."""
+        return self._parameters.originals
+
+    def resume(self, originals: Mapping[str, Values]) -> None:
+        """Go on with a graph whose initializers had these values at calibration."""
+        self._parameters.resume(originals)
+
     def walk(
         self, batches: Iterable[Batch], *, quantize_activations: bool, check: Check
     ) -> Iterator[Visit]:

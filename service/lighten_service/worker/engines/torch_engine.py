@@ -16,12 +16,16 @@ from aimet_torch.quantsim import QuantizationSimModel
 
 from lighten import v1 as pb
 from lighten_service.jobs.errors import FailedPrecondition, InvalidArgument
+from lighten_service.worker.checkpoints.moments import moment_tensors, moments_of
+from lighten_service.worker.checkpoints.reading import Facts, plain, take, take_message
+from lighten_service.worker.checkpoints.tensors import load_tensors, save_tensors
 from lighten_service.worker.engines import (
     torch_equalize,
     torch_export,
     torch_operators,
     torch_rescale,
     torch_simulation,
+    torch_state,
 )
 from lighten_service.worker.engines.torch_layers import layer_tensors
 from lighten_service.worker.engines.torch_prepare import (
@@ -33,6 +37,10 @@ from lighten_service.worker.engines.torch_prepare import (
     torch_dtype,
 )
 from lighten_service.worker.engines.torch_quantized import Surroundings, TorchQuantizedModel
+from lighten_service.worker.engines.torch_quantizer_state import (
+    quantizer_state,
+    restore_quantizers,
+)
 from lighten_service.worker.formats.architecture import load_architecture_model
 from lighten_service.worker.graphs.clean import clean_qdq
 from lighten_service.worker.graphs.qdq import read_encodings
@@ -44,6 +52,9 @@ from lighten_service.worker.rescale import ChannelScales
 
 _INPUT_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
 _OUTPUT: Final = "output"
+# Of a step result.
+_STATE_FILE: Final = "model.safetensors"
+_CHANGED: Final = "changed."
 # Older opsets quantize to 8 bits alone.
 _WIDTHS_OPSET: Final = 21
 
@@ -100,6 +111,8 @@ class TorchModel(WorkingModel):
         self._moments: torch_equalize.MomentsByLayer = {}
         self._scaled: tuple[torch_equalize.Pair, ...] = ()
         self._opened: TorchQuantizedModel | None = None
+        # What the simulation was made with.
+        self._calibrated_with: tuple[pb.QuantizationConfig, pb.Calibrate] | None = None
         # The float graph of the simulation and its encodings, until the simulation changes.
         self._exported: tuple[onnx.ModelProto, dict[str, Any]] | None = None
 
@@ -171,25 +184,11 @@ class TorchModel(WorkingModel):
         on_batch: Callable[[int], None],
     ) -> Mapping[str, float]:
         self._check_float()
-        example = self._example()
-        operators = torch_operators.operators(self._module, example, self._signature.inputs)
-        float_module = _sharing_copy(self._module)
-        sim = torch_simulation.simulate(
-            self._module, operators, example, quantization, parameters, self._scratch
-        )
+        sim, surroundings = self._simulate(quantization, parameters)
         torch_simulation.calibrate(
             sim, lambda: (self._tensors(batch) for batch in batches()), on_batch
         )
-        self._module = sim.model
-        surroundings = Surroundings(
-            float_module,
-            operators,
-            self._moments,
-            self._tensors,
-            self._tensor_names,
-            self._forget_exports,
-        )
-        self._opened = TorchQuantizedModel(sim, surroundings)
+        self._open(sim, surroundings)
         return torch_simulation.count_quantizers(sim)
 
     def quantized_model(self) -> TorchQuantizedModel:
@@ -233,12 +232,75 @@ class TorchModel(WorkingModel):
         graph, document = self._export()
         return read_encodings(document, {tensor.name for tensor in graph.graph.initializer})
 
+    def save_state(self, folder: Path) -> Facts:
+        module = self._module if self._opened is None else self._opened.float_module
+        tensors = {
+            **torch_state.module_tensors(module),
+            **dict(moment_tensors(self._moments)),
+        }
+        facts = dict(torch_state.module_facts(module))
+        if self._opened is not None and self._calibrated_with is not None:
+            quantization, parameters = self._calibrated_with
+            quantizers, ranges = quantizer_state(self._opened.simulation)
+            changed = self._opened.changed_parameters()
+            tensors |= ranges | {f"{_CHANGED}{name}": tensor for name, tensor in changed.items()}
+            facts["simulation"] = {
+                "quantization": plain(quantization),
+                "calibrate": plain(parameters),
+                **quantizers,
+            }
+        save_tensors(tensors, folder / _STATE_FILE)
+        return facts
+
+    def load_state(self, folder: Path, facts: Facts) -> None:
+        self._check_float()
+        tensors = load_tensors(folder / _STATE_FILE)
+        torch_state.restore_module(self._module, facts, tensors, self._device)
+        self._moments = moments_of(tensors, self._device)
+        if "simulation" in facts:
+            self._load_simulation(take(facts, "simulation", dict), tensors)
+
+    def _load_simulation(self, facts: Facts, tensors: Mapping[str, torch.Tensor]) -> None:
+        sim, surroundings = self._simulate(
+            take_message(facts, "quantization", pb.QuantizationConfig()),
+            take_message(facts, "calibrate", pb.Calibrate()),
+        )
+        restore_quantizers(sim, facts, tensors)
+        self._open(sim, surroundings).restore_parameters(
+            {n.removeprefix(_CHANGED): t for n, t in tensors.items() if n.startswith(_CHANGED)}
+        )
+
     def close(self) -> None:
         self._opened = self._exported = None
         self._module = torch.fx.GraphModule({}, torch.fx.Graph())
         gc.collect()
         if self._device != "cpu":
             torch.cuda.empty_cache()
+
+    def _simulate(
+        self, quantization: pb.QuantizationConfig, parameters: pb.Calibrate
+    ) -> tuple[QuantizationSimModel, Surroundings]:
+        """Turn the module into a simulation without ranges."""
+        example = self._example()
+        operators = torch_operators.operators(self._module, example, self._signature.inputs)
+        float_module = _sharing_copy(self._module)
+        sim = torch_simulation.simulate(
+            self._module, operators, example, quantization, parameters, self._scratch
+        )
+        self._calibrated_with = quantization, parameters
+        return sim, Surroundings(
+            float_module,
+            operators,
+            self._moments,
+            self._tensors,
+            self._tensor_names,
+            self._forget_exports,
+        )
+
+    def _open(self, sim: QuantizationSimModel, surroundings: Surroundings) -> TorchQuantizedModel:
+        self._module = sim.model
+        self._opened = TorchQuantizedModel(sim, surroundings)
+        return self._opened
 
     def _export(self) -> tuple[onnx.ModelProto, dict[str, Any]]:
         if self._exported is None:

@@ -17,6 +17,7 @@ from aimet_torch.quantization.float import FloatQuantizeDequantize
 from aimet_torch.quantsim import QuantizationSimModel
 from numpy.typing import NDArray
 
+from lighten_service.worker.checkpoints.reading import InvalidStepResult, same
 from lighten_service.worker.engines import torch_simulation
 from lighten_service.worker.engines.torch_bias_range import make_room_for_biases
 from lighten_service.worker.engines.torch_layers import torch_layers
@@ -72,6 +73,11 @@ class TorchQuantizedModel(QuantizedModel):
     def simulation(self) -> QuantizationSimModel:
         return self._sim
 
+    @property
+    def float_module(self) -> torch.fx.GraphModule:
+        """The module as it was when it was calibrated."""
+        return self._around.float_module
+
     def layers(self) -> tuple[Layer, ...]:
         if self._layers is None:
             self._layers = torch_layers(
@@ -107,10 +113,7 @@ class TorchQuantizedModel(QuantizedModel):
 
     def set_bias(self, layer: Layer, bias: torch.Tensor) -> None:
         module = self._module(layer)
-        if "bias" not in module.param_quantizers:
-            # What AIMET's forward pass and export look up for each parameter.
-            module.param_quantizers["bias"] = None
-            module._param_pre_quantizers["bias"] = None
+        _accept_bias(module)
         module.bias = _parameter(bias, module.weight)
         make_room_for_biases(self._sim, [module])
         self._around.changed()
@@ -179,12 +182,9 @@ class TorchQuantizedModel(QuantizedModel):
         self._around.changed()
 
     def snapshot(self) -> object:
-        modules: list[Any] = [
-            module for module in self._sim.qmodules() if isinstance(module, LAYERS)
-        ]
         return _Snapshot(
             tuple((place, place.quantizer) for place in self._places),
-            tuple((module, module.weight, module.bias) for module in modules),
+            tuple((module, module.weight, module.bias) for _, module in self._heavy_modules()),
         )
 
     def restore(self, snapshot: object) -> None:
@@ -192,6 +192,35 @@ class TorchQuantizedModel(QuantizedModel):
         for module, weight, bias in kept.parameters:
             module.weight, module.bias = weight, bias
         self._put(kept.quantizers)
+
+    def changed_parameters(self) -> dict[str, torch.Tensor]:
+        """Return weights and biases that are no longer the float module's, by their path."""
+        return {
+            f"{name}.{key}": parameter
+            for name, module in self._heavy_modules()
+            for key in ("weight", "bias")
+            if (parameter := getattr(module, key)) is not None
+            and not _share(parameter, getattr(self._around.float_module.get_submodule(name), key))
+        }
+
+    def restore_parameters(self, changed: Mapping[str, torch.Tensor]) -> None:
+        """Set what `changed_parameters` returned; grids stay.
+
+        Raises:
+            InvalidStepResult: they are another model's.
+        """
+        modules = dict(self._heavy_modules())
+        for path, values in changed.items():
+            layer, _, key = path.rpartition(".")
+            if layer not in modules or key not in ("weight", "bias"):
+                raise InvalidStepResult(f"there is no parameter {path}")
+            module = modules[layer]
+            if key == "bias":
+                _accept_bias(module)
+            else:
+                same(tuple(values.shape), tuple(module.weight.shape), path)
+            setattr(module, key, _parameter(values, module.weight))
+        self._around.changed()
 
     def walk(
         self, batches: Iterable[Batch], *, quantize_activations: bool, check: Check
@@ -204,6 +233,11 @@ class TorchQuantizedModel(QuantizedModel):
             quantize_activations=quantize_activations,
             check=check,
         )
+
+    def _heavy_modules(self) -> Iterator[tuple[str, Any]]:
+        for name, module in self._sim.named_qmodules():
+            if isinstance(module, LAYERS):
+                yield name, module
 
     def _module(self, layer: Layer) -> Any:
         return self._sim.model.get_submodule(layer.name)
@@ -231,6 +265,18 @@ def _arrays(outputs: Sequence[torch.Tensor]) -> list[NDArray[np.float32]]:
 
 def _bits(quantizer: Any) -> int:
     return int(quantizer.bitwidth)
+
+
+def _share(one: torch.Tensor, other: torch.Tensor | None) -> bool:
+    """Whether two parameters are the same memory; AIMET wraps some biases anew."""
+    return other is not None and one.data_ptr() == other.data_ptr()
+
+
+def _accept_bias(module: Any) -> None:
+    if "bias" not in module.param_quantizers:
+        # What AIMET's forward pass and export look up for each parameter.
+        module.param_quantizers["bias"] = None
+        module._param_pre_quantizers["bias"] = None
 
 
 def _parameter(values: torch.Tensor, like: torch.Tensor) -> torch.nn.Parameter:

@@ -37,6 +37,27 @@ def save_single_file(model: onnx.ModelProto, path: Path) -> None:
     path.write_bytes(shell.SerializeToString(deterministic=True))
 
 
+def save_exact(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model as it is, for `load_exact`. Above 2 GB the weights go to ``<name>.data``."""
+    shell = model if fits_one_file(model) else _write_weights(model, data_file(path))
+    path.write_bytes(shell.SerializeToString())
+
+
+def load_exact(path: Path) -> onnx.ModelProto:
+    """Read what `save_exact` wrote, field by field the same.
+
+    Raises:
+        DecodeError: the file is no ONNX.
+    """
+    model = onnx.load(str(path), load_external_data=False)
+    outside = [t for t in model.graph.initializer if external_data_helper.uses_external_data(t)]
+    for tensor in outside:
+        external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
+        tensor.ClearField("data_location")
+        tensor.ClearField("external_data")
+    return model
+
+
 def load_with_external(path: Path) -> onnx.ModelProto:
     """Read a trusted model with its external data, which must lie beside it."""
     return onnx.load(str(path))
