@@ -1,8 +1,8 @@
 """A worker without a server: it does what its token says, then ends.
 
 ``sleep`` (until SIGTERM), ``deaf`` (ignores SIGTERM), ``exit N``, ``kill9``, ``eat MIB``,
-``child`` (leaves a child behind that sleeps), ``print KIB``. It writes who it is to ``instance``
-beside its scratch folder.
+``fill MIB`` (of scratch), ``child`` (leaves a child behind that sleeps), ``print KIB``. It writes
+who it is to ``instance`` beside its scratch folder, where it can.
 """
 
 import os
@@ -17,7 +17,8 @@ from lighten_service.worker.vitals import instance_id
 
 
 def main() -> None:
-    line = sys.stdin.buffer.readline()
+    # `--ticket FILE` in a pod.
+    line = Path(sys.argv[2]).read_bytes() if len(sys.argv) > 1 else sys.stdin.buffer.readline()
     if not line:
         sys.exit(3)
     ticket = Ticket.from_line(line)
@@ -29,7 +30,9 @@ def main() -> None:
     if word == "child":
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
         (folder.parent / "child").write_text(str(child.pid))
-    (folder.parent / "instance").write_text(instance_id())
+    if os.access(folder.parent, os.W_OK):
+        (folder.parent / "instance").write_text(instance_id())
+    print("working", flush=True)
     if word in ("sleep", "deaf"):
         time.sleep(60)
     elif word == "exit":
@@ -39,6 +42,9 @@ def main() -> None:
     elif word == "eat":
         eaten = [os.urandom(4096) * 4096 for _ in range(int(argument) // 16)]
         time.sleep(60 + len(eaten))
+    elif word == "fill":
+        (folder / "filled").write_bytes(os.urandom(int(argument) << 20))
+        time.sleep(60)
     elif word == "print":
         for _ in range(int(argument)):
             sys.stdout.write("x" * 1023 + "\n")
