@@ -1,4 +1,5 @@
-# `make help` lists what there is. Everything lives in .venv and .cache; nothing needs root.
+# `make help` lists what there is. Everything lives in .venv and .cache; nothing needs root but the
+# node of test-kubernetes.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
@@ -10,11 +11,11 @@ PROTOS := $(wildcard protos/lighten/v1/*.proto)
 TESTS ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo recipe test test-slow benchmark lint format types proto proto-check \
-	techniques imports check lock baseline hooks clean
+.PHONY: help setup demo recipe test test-slow test-kubernetes benchmark lint format types proto \
+	proto-check techniques imports check lock baseline hooks clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 setup: .venv/.ready ## Create the environment (downloads about 3 GB once, 6.4 GB on disk)
 
@@ -34,10 +35,14 @@ recipe: .venv/.ready ## Run a recipe of docs/recipes end to end: make recipe NAM
 	@$(BIN)/python -m tools.recipe $(NAME)
 
 test: .venv/.ready ## Pass the tests (about 12 minutes on 2 cores)
-	$(BIN)/pytest -m "not slow and not benchmark" $(TESTS)
+	$(BIN)/pytest -m "not slow and not benchmark and not kubernetes" $(TESTS)
 
 test-slow: .venv/.ready ## Pass the tests that take longer: real models, recovery, memory
-	$(BIN)/pytest -m "slow" $(TESTS)
+	$(BIN)/pytest -m "slow and not kubernetes" $(TESTS)
+
+test-kubernetes: .venv/.ready ## Pass the tests that need a cluster: built once with Go, a node with root
+	@$(BIN)/python -m tests.support.cluster
+	$(BIN)/pytest -m kubernetes $(TESTS)
 
 benchmark: .venv/.ready ## Print the figures that docs/benchmarks.md quotes
 	$(BIN)/python -m tests.benchmarks
@@ -81,7 +86,12 @@ lock: .venv/.ready ## Lock the dependencies anew
 	$(COMPILE) --no-deps requirements/demo.in -o requirements/demo.txt
 	$(COMPILE) --no-deps requirements/models.in -o requirements/models.txt
 	$(COMPILE) requirements/peers.in -o requirements/peers.txt
-	$(COMPILE) --extra server --extra worker --extra torch --extra dev pyproject.toml -o requirements/dev.txt
+	$(COMPILE) --extra server --extra kubernetes --extra worker --extra torch --extra dev pyproject.toml -o requirements/dev.txt
+	$(COMPILE) requirements/build.in -o requirements/build.txt
+	$(COMPILE) --extra server --extra kubernetes -c requirements/dev.txt pyproject.toml -o requirements/server.txt
+	$(COMPILE) --extra worker --override requirements/worker-gpu-override.txt -c requirements/dev.txt \
+		pyproject.toml requirements/worker-cuda.in -o requirements/worker-gpu.txt
+	$(COMPILE) -c requirements/worker-gpu.txt requirements/worker-cuda.in -o requirements/worker-cuda.txt
 
 hooks: .venv/.ready ## Install the pre-commit hooks
 	$(BIN)/pre-commit install

@@ -6,6 +6,8 @@ import pytest
 
 from tests.support.seaweedfs import SeaweedFS
 
+pytest_plugins = ["tests.support.cluster.fixtures"]
+
 
 @pytest.fixture(scope="session")
 def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:

@@ -1,0 +1,3 @@
+module lighten/tests/pause
+
+go 1.26.0

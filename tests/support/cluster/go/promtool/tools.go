@@ -1,0 +1,6 @@
+//go:build tools
+
+// Package tools names the commands that the tests build, so that `go mod tidy` keeps what they need.
+package tools
+
+import _ "github.com/prometheus/prometheus/cmd/promtool"
