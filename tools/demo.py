@@ -87,7 +87,7 @@ def main() -> int:
                 SeaweedFS(scratch / "s3", access_key="demo", secret_key=secrets.token_hex(16))
             )
             _say(f"S3 (SeaweedFS) at {storage.endpoint}")
-            _upload(storage, data)
+            upload(storage, data)
             server = LightenServer(
                 scratch / "lighten", s3_settings(storage, f"s3://{BUCKET}/lighten"), LOG
             )
@@ -143,7 +143,8 @@ def _lighten(target: str, *arguments: str | Path, capture: bool = False) -> Comp
     )
 
 
-def _upload(storage: SeaweedFS, data: DemoData) -> None:
+def upload(storage: SeaweedFS, data: DemoData) -> None:
+    """Make the bucket, with the files that ``SPEC`` names."""
     client = Minio(
         storage.endpoint.removeprefix("http://"),
         access_key=storage.access_key,

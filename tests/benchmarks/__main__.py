@@ -16,6 +16,7 @@ NAMES = (
     "warm_start",
     "control_plane",
     "store",
+    "kubernetes",
 )
 
 

@@ -13,7 +13,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+import lighten
 from lighten import v1 as pb
+from lighten.embedded import EmbeddedServer
 from lighten.v1.optimization_service_pb2_grpc import OptimizationServiceStub
 from tests.support.lighten_server import LightenServer
 
@@ -78,7 +80,7 @@ def test_a_descriptor_gets_the_addresses(tmp_path: Path):
 def test_a_bind_beyond_loopback_does_not_start():
     result = start(LIGHTEN_BIND="0.0.0.0")
     assert result.returncode == 2
-    assert "neither TLS nor authentication yet" in result.stderr
+    assert "there is no [tls] and no [auth]" in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -90,3 +92,28 @@ def test_a_port_in_use_is_named(tmp_path: Path, port: str):
     assert result.returncode == 2
     assert number in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_an_embedded_server_leaves_out_what_is_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = tmp_path / "server.toml"
+    config.write_text(
+        'bind = "0.0.0.0"\nworker_port = 1\n[tls]\ncert = "/none"\nkey = "/none"\n'
+        '[auth]\ntokens = "/none"\n[executor]\nkind = "kubernetes"\nwarm_workers = 0\n'
+    )
+    monkeypatch.setenv("LIGHTEN_CONFIG", str(config))
+    with EmbeddedServer(tmp_path / "data", []) as server, lighten.Client(server.target) as client:
+        assert server.target.startswith("127.0.0.1:")
+        assert client.capabilities().techniques
+
+
+def test_files_of_tls_and_tokens_that_cannot_be_read_are_named(tmp_path: Path):
+    missing = str(tmp_path / "none.pem")
+    data = f"--data-dir={tmp_path}"
+    result = start(data, LIGHTEN_TLS__CERT=missing, LIGHTEN_TLS__KEY=missing)
+    assert (result.returncode, "Traceback" in result.stderr) == (2, False)
+    assert f"tls.cert: cannot read {missing}" in result.stderr
+    result = start(data, LIGHTEN_AUTH__TOKENS=missing)
+    assert (result.returncode, "Traceback" in result.stderr) == (2, False)
+    assert f"auth.tokens: cannot read {missing}" in result.stderr

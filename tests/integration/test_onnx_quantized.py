@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lighten import v1 as pb
+from lighten_service.jobs.resolve import with_defaults
 
 pytest.importorskip("aimet_onnx")
 
@@ -310,7 +311,7 @@ def test_calibrating_activations_again_is_calibrating(
     scheme: pb.RangeScheme.ValueType, quantize: Opener
 ) -> None:
     batch, other = zoo.images(8), {"image": zoo.images(8, seed=6)["image"] * 3}
-    parameters = pb.Calibrate(scheme=scheme)
+    parameters = with_defaults(pb.Calibrate(scheme=scheme))
     model = quantize(zoo.mobile_net(), batch, INT8, parameters)
     fresh = quantize(zoo.mobile_net(), other, INT8, parameters)
     first = model.encodings()
@@ -332,7 +333,7 @@ def test_widths_set_later_are_as_if_set_before(
     scheme: pb.RangeScheme.ValueType, quantize: Opener
 ) -> None:
     batch = zoo.images(8)
-    parameters = pb.Calibrate(scheme=scheme)
+    parameters = with_defaults(pb.Calibrate(scheme=scheme))
     model = quantize(zoo.mobile_net(), batch, INT8, parameters)
     mixed = pb.QuantizationConfig(weights=pb.DATA_TYPE_INT4, activations=pb.DATA_TYPE_INT16)
     fresh = quantize(zoo.mobile_net(), batch, mixed, parameters)

@@ -170,26 +170,41 @@ async def test_silent_worker_that_stays_is_counted_once(ground: Ground) -> None:
     assert (record.job.crashes, record.job.attempt) == (1, 0)
 
 
-@pytest.mark.parametrize("method", ["find", "update"])
-async def test_store_that_fails_once_holds_no_job_up(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch, method: str
-) -> None:
-    await ground.reconciler.start()
-    await asyncio.sleep(3 * OPTIONS.tick)
-    real = getattr(ground.store, method)
-    failures = 0
+def fail_once(ground: Ground, monkeypatch: pytest.MonkeyPatch, method: str) -> list[int]:
+    """Let the store's method fail the next time; return the numbers of its calls from now on."""
+    real, calls = getattr(ground.store, method), [0]
 
-    async def fail_once(*arguments: object) -> object:
-        nonlocal failures
-        failures += 1
-        if failures == 1:
+    async def call(*arguments: object) -> object:
+        calls.append(len(calls))
+        if len(calls) == 2:
             raise Unavailable("STORE_UNAVAILABLE", "the database is away")
         return await real(*arguments)
 
-    monkeypatch.setattr(ground.store, method, fail_once)
+    monkeypatch.setattr(ground.store, method, call)
+    return calls
+
+
+async def test_store_that_fails_once_holds_no_job_up(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ground.reconciler.start()
+    await asyncio.sleep(3 * OPTIONS.tick)
+    calls = fail_once(ground, monkeypatch, "update")
     await ground.given(launch=Launch(1, "scripted", ended=True))
     assert (await ground.launched()).launch == 2
-    assert failures > 0
+    assert len(calls) > 2
+
+
+async def test_store_that_fails_once_loses_no_end(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ground.given(pb.JOB_STATE_STARTING, launch=Launch(1, "scripted"))
+    await ground.reconciler.start()
+    calls = fail_once(ground, monkeypatch, "find")
+    await ground.executor.stop(LaunchRef(JOB, 1, "scripted"), grace_seconds=0)
+    assert (await ground.launched()).launch == 2
+    assert len(calls) > 2
+    assert (await ground.store.get("default", JOB)).job.crashes == 1
 
 
 async def test_cancel_while_the_launch_waits(ground: Ground) -> None:

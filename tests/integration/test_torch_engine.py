@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from lighten import v1 as pb
+from lighten_service.jobs.resolve import with_defaults
 
 pytest.importorskip("aimet_torch")
 
@@ -63,7 +64,10 @@ def quantize(
     model.fold_batch_norms()
     chosen = DATA if data is None else data
     counts = model.calibrate(
-        quantization, pb.Calibrate(**parameters), lambda: chosen, on_batch=lambda done: None
+        quantization,
+        with_defaults(pb.Calibrate(**parameters)),
+        lambda: chosen,
+        on_batch=lambda done: None,
     )
     return dict(counts)
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lighten import v1 as pb
+from lighten_service.jobs.resolve import with_defaults
 
 pytest.importorskip("aimet_torch")
 
@@ -32,7 +33,7 @@ def simulation(
         operators(module, EXAMPLE, ["input"]),
         EXAMPLE,
         pb.QuantizationConfig(**quantization),
-        pb.Calibrate(scheme=scheme),
+        with_defaults(pb.Calibrate(scheme=scheme)),
         scratch,
     )
 

@@ -16,7 +16,7 @@ import psutil
 
 from tests.support.seaweedfs import SeaweedFS
 
-_READY_SECONDS = 30.0
+_READY_SECONDS = 60.0
 _STOP_SECONDS = 20.0
 
 

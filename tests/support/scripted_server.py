@@ -19,10 +19,10 @@ from lighten_service.settings import Settings, load
 COMMAND = (sys.executable, "-P", str(Path(__file__).with_name("scripted_worker.py")))
 
 
-def executor_factory(**options: object) -> Callable[[Settings, str], Executor]:
+def executor_factory(**options: object) -> Callable[..., Executor]:
     """Return what makes a local executor of scripted workers."""
 
-    def make(settings: Settings, server: str) -> Executor:
+    def make(settings: Settings, server: str, _: object = None) -> Executor:
         given = {"warm_workers": 1, "memory_interval": 0.1, "disk_interval": 0.2, **options}
         return LocalExecutor(
             LocalOptions(data_dir=settings.data_dir, server=server, command=COMMAND, **given)  # type: ignore[arg-type]

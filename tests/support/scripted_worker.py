@@ -23,6 +23,7 @@ from lighten_service.worker.main import main
 from lighten_service.worker.reporter import EventReporter
 from lighten_service.worker.session import Assignment, Session
 from lighten_service.worker.stream import SessionOptions
+from lighten_service.worker.transfers import as_lighten_error
 
 STAGE = pb.Stage(kind=pb.Stage.KIND_STEP, step_id="scripted")
 ARTIFACT = b"not really a model"
@@ -46,8 +47,10 @@ class Script:
             "events": self.events,
             "sleep": self.sleep,
             "deaf": lambda seconds: time.sleep(float(seconds)),
+            "native": lambda _: self.native(),
             "until": self.until,
             "kill9": lambda _: os.kill(os.getpid(), signal.SIGKILL),
+            "exit": lambda code: os._exit(int(code)),
             "eat": self.eat,
             "fill": lambda mib: self.write(int(mib)),
             "oops": self.oops,
@@ -73,6 +76,10 @@ class Script:
         while time.monotonic() < until:
             self.reporter.check()
             time.sleep(0.01)
+
+    def native(self) -> None:
+        """Minutes in one call of C code, which no Python handler interrupts."""
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
 
     def until(self, path: str) -> None:
         """Say a line every 20 ms until a file exists."""
@@ -135,7 +142,8 @@ def upload(session: Session, scratch: Path, path: str, content: bytes) -> None:
     file = scratch / "output"
     file.write_bytes(content)
     (signed,) = session.sign_outputs([(path, len(content))])
-    transfer.upload(signed.url, file)
+    with as_lighten_error("", path):
+        transfer.upload(signed.url, file, ca=session.ca)
 
 
 if __name__ == "__main__":
