@@ -183,7 +183,7 @@ async def _lifecycle(parts: _Parts, executor: Executor) -> Lifecycle:
         root_uri=settings.root_uri,
         options=LifecycleOptions(
             heartbeat_timeout=settings.heartbeat_timeout_seconds,
-            start_timeout=settings.start_timeout_seconds,
+            start_timeout=settings.start_timeout,
             cancel_grace=settings.cancel_grace_seconds,
             stop_grace=settings.kill_grace_seconds,
             retry=RetryPolicy(first_pause=settings.retry_pause_seconds),

@@ -13,10 +13,13 @@ from lighten_service.api.reload import Reloaded
 from lighten_service.jobs.ports import Clock
 from lighten_service.settings import Settings
 from lighten_service.storage_setup import host_and_port
+from lighten_service.telemetry.logs import get_logger
 from lighten_service.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from lighten_service.api.certificates import Certificates
+
+log = get_logger(__name__)
 
 _LOOPBACK = "127.0.0.1"
 _WORKER_PORT = 8473
@@ -51,6 +54,8 @@ def open_security(settings: Settings, metrics: Metrics, clock: Clock) -> Securit
         principals = Reloaded("tokens", [path], lambda: read_principals(path), metrics)
         guard = Guard(principals, metrics, clock)
         files.append(principals)
+    if settings.insecure_bind and (certificates is None or guard is None):
+        log.warning("insecure_bind: whoever reaches these ports can run jobs and read results")
     return Security(certificates, guard, tuple(files))
 
 

@@ -58,6 +58,20 @@ def test_pod_that_a_list_lacks_is_gone(seen: Seen) -> None:
     assert seen.gone() == {"one": True, "two": False}
 
 
+def test_pod_of_a_suspended_job_that_is_admitted_again(seen: Seen) -> None:
+    """Why it had to go is kept, though its Job runs again before it has ended."""
+    seen.pods.put(item("one"))
+    for suspend in (True, False):
+        seen.jobs.put(item("job", spec={"suspend": suspend}))
+    seen.pods.put(item("one", status={"phase": "Failed"}))
+    seen.pods.put(item("two"))
+    launch = seen.view.get(KEY)
+    assert launch is not None
+    assert launch.job is not None
+    assert not launch.job.suspended
+    assert {pod.facts.uid: pod.suspended for pod in launch.pods} == {"one": True, "two": False}
+
+
 def test_launch_of_which_nothing_is_left_is_dropped(seen: Seen) -> None:
     seen.jobs.put(item("job"))
     seen.pods.put(item("one"))

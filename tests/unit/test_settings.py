@@ -143,3 +143,12 @@ def test_comments_in_any_language_are_no_part_of_what_workers_trust(tmp_path: Pa
     told = TlsSettings(cert=bundle, key=bundle).trusted()
     assert told.isascii()
     assert "BEGIN CERTIFICATE" in told
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [({}, 300), ({"executor": {"kind": "kubernetes"}}, 1800), ({"start_timeout_seconds": 5}, 5)],
+)
+def test_pods_have_longer_to_start(given, seconds):
+    cluster = {"namespace": "lighten", "image": "worker", "server": "lighten:8473"}
+    assert load(overrides={"kubernetes": cluster, **given}).start_timeout == seconds

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from lighten_service.settings import SettingsError
 from lighten_service.telemetry.logs import get_logger
 from lighten_service.telemetry.metrics import Metrics
 
@@ -24,10 +23,10 @@ class Reloaded(Generic[T]):
     Args:
         what: for logs and metrics, for example ``tokens``.
         files: looked at for changes, links followed.
-        read: returns what they say now; raises SettingsError.
+        read: returns what they say now, or raises what is wrong with it.
 
     Raises:
-        SettingsError: they are broken at the first reading.
+        Exception: of ``read``, at the first reading.
     """
 
     def __init__(
@@ -49,7 +48,8 @@ class Reloaded(Generic[T]):
         self._stamps = stamps
         try:
             self.value = self._read()
-        except SettingsError as error:
+        except Exception as error:
+            # Whatever is wrong with a file, the server goes on with what it has.
             self._metrics.reload_failed(self._what)
             log.error("cannot read again", what=self._what, kept="what it was", error=str(error))
         else:

@@ -165,7 +165,8 @@ class Settings(BaseSettings):
     retention: RetentionSettings = RetentionSettings()
 
     # From the start of a worker to its first word; in a cluster the pull of its image counts.
-    start_timeout_seconds: Seconds = 300.0
+    # None: 300 s, in a cluster 1,800 s.
+    start_timeout_seconds: Seconds | None = None
     # Time that running calls get when the server stops.
     drain_seconds: Seconds = 10.0
     # A worker that is silent for so long is looked after.
@@ -281,6 +282,13 @@ class Settings(BaseSettings):
     @property
     def writes_to_s3(self) -> bool:
         return self.storage_root.startswith("s3://")
+
+    @property
+    def start_timeout(self) -> float:
+        """``start_timeout_seconds`` with its default filled in."""
+        if self.start_timeout_seconds is not None:
+            return self.start_timeout_seconds
+        return 300.0 if self.local_workers else 1800.0
 
     @property
     def database_url(self) -> str:

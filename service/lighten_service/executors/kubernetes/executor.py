@@ -232,6 +232,9 @@ class KubernetesExecutor:
     async def _stop(self, key: LaunchKey, launch: Launch, grace_seconds: float) -> None:
         await self._take_leave(key, launch, grace_seconds)
         if launch.over:
+            if launch.newest is not None and launch.newest.end is LaunchEnd.DISRUPTED:
+                # Cancelled: unlike that of a worker that failed, its pod tells nothing more.
+                await self._removals.delete(naming.object_name(key), "Foreground")
             return
         pod = self._tracker.started_pod(key)
         ended = pod.facts.terminated if pod is not None else None
