@@ -3,8 +3,7 @@
 import asyncio
 import io
 import json
-import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -225,14 +224,11 @@ async def test_a_foreign_job_sounds_like_one_that_never_was(tmp_path: Path) -> N
 
 
 @pytest.fixture
-def server_log() -> Iterator[io.StringIO]:
+def server_log(restore_logging: None) -> io.StringIO:
     """What the server logs, as lines of JSON."""
-    root = logging.getLogger()
-    before = root.handlers[:], root.level
     out = io.StringIO()
     logs.configure(form="json", out=out)
-    yield out
-    root.handlers[:], root.level = before
+    return out
 
 
 async def test_a_launch_token_of_another_job_is_refused_counted_and_logged(

@@ -4,9 +4,7 @@ file, a token file, a private CA."""
 import asyncio
 import io
 import json
-import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,13 +27,9 @@ def no_settings_of_this_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 
 @pytest.fixture(autouse=True)
-def server_log() -> Iterator[None]:
+def server_log(restore_logging: None) -> None:
     """Keeps the log of the server, which runs in this process, out of the command's output."""
-    root = logging.getLogger()
-    before = root.handlers[:], root.level
     logs.configure(out=io.StringIO())
-    yield
-    root.handlers[:], root.level = before
 
 
 async def run(*arguments: str, code: int = 0, **environment: str) -> tuple[str, str]:
