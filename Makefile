@@ -34,7 +34,7 @@ demo: .venv/.ready ## Quantize MobileNetV2 end to end: S3, server, worker, CLI
 recipe: .venv/.ready ## Run a recipe of docs/recipes end to end: make recipe NAME=resnet18
 	@$(BIN)/python -m tools.recipe $(NAME)
 
-test: .venv/.ready ## Pass the tests (about 12 minutes on 2 cores)
+test: .venv/.ready ## Pass the tests (about 16 minutes on 2 cores)
 	$(BIN)/pytest -m "not slow and not benchmark and not kubernetes" $(TESTS)
 
 test-slow: .venv/.ready ## Pass the tests that take longer: real models, recovery, memory
