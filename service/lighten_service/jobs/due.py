@@ -32,12 +32,16 @@ class Due:
         executor: Executor,
         lifecycle: Lifecycle,
         report: Callable[[LaunchRef, LaunchStatus], None],
+        is_settling: Callable[[LaunchRef], bool],
     ) -> None:
-        """``report`` takes the end of a launch of which the executor's listener was not told."""
+        """``report`` takes the end of a launch of which the executor's listener was not told;
+        ``is_settling``: whether what it was told of a launch is not stored yet.
+        """
         self._store = store
         self._executor = executor
         self._lifecycle = lifecycle
         self._report = report
+        self._is_settling = is_settling
 
     def is_quiet(self, record: JobRecord) -> bool:
         """Whether a job waits for a launch and nothing else can be due."""
@@ -107,6 +111,9 @@ class Due:
         status = await self._executor.status(ref)
         if status.state in _GONE:
             self._report(ref, status)
+            return status
+        if self._is_settling(ref):
+            # First why the worker before had to go, then that another one is there.
             return status
         now = self._lifecycle.clock.now()
         if placed(record, ref.launch, ref.handle, status, now) is not None:

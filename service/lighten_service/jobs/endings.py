@@ -34,6 +34,10 @@ class Endings:
             pending.remove(over[0])
         pending.append((ref, status))
 
+    def has(self, ref: LaunchRef) -> bool:
+        """Whether something of a launch is not settled yet."""
+        return (ref.job_id, ref.launch) in self._pending
+
     def work(self) -> None:
         """Begin, or begin again, to settle what is not under way."""
         for key in self._pending:

@@ -59,8 +59,8 @@ class Reconciler:
         self._lifecycle = lifecycle
         self._metrics = metrics
         self._placement = Placement(store, executor, lifecycle, metrics)
-        self._due = Due(store, executor, lifecycle, self._note_end)
         self._endings = Endings(self._settle)
+        self._due = Due(store, executor, lifecycle, self._note_end, self._endings.has)
         # A view of the live jobs, as the newest commits that are known left them.
         self._live = LiveJobs()
         # Jobs that changed: as they were stored, and those that have to be read.
@@ -194,7 +194,10 @@ class Reconciler:
         return False
 
     async def _settle(self, ref: LaunchRef, status: LaunchStatus) -> bool:
-        return await self._guard(self._settle_known(ref, status), ref.job_id)
+        done = await self._guard(self._settle_known(ref, status), ref.job_id)
+        self._to_look[ref.job_id] = None
+        self._wake.set()
+        return done
 
     async def _settle_known(self, ref: LaunchRef, status: LaunchStatus) -> None:
         with suppress(NotFound):
