@@ -109,6 +109,35 @@ ERROR_KIND_RESOURCE: ErrorKind.ValueType  # 3
 """Not enough memory, disk, time or devices; ask for more."""
 Global___ErrorKind: _TypeAlias = ErrorKind  # noqa: Y015
 
+class _IntegerVerdict:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _IntegerVerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_IntegerVerdict.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    INTEGER_VERDICT_UNSPECIFIED: _IntegerVerdict.ValueType  # 0
+    INTEGER_VERDICT_BOUNDED: _IntegerVerdict.ValueType  # 1
+    """The integers themselves rule saturation out, whatever comes in and whichever kernel runs."""
+    INTEGER_VERDICT_EXACT_IN_RUNTIME: _IntegerVerdict.ValueType  # 2
+    """Not so, but IntegerProof.runtime computes it with a float or depthwise kernel, which is exact."""
+    INTEGER_VERDICT_SATURATES: _IntegerVerdict.ValueType  # 3
+    """Some inputs saturate."""
+    INTEGER_VERDICT_NOT_PROVABLE: _IntegerVerdict.ValueType  # 4
+    """It depends on data or on a kernel that nothing is known about."""
+
+class IntegerVerdict(_IntegerVerdict, metaclass=_IntegerVerdictEnumTypeWrapper): ...
+
+INTEGER_VERDICT_UNSPECIFIED: IntegerVerdict.ValueType  # 0
+INTEGER_VERDICT_BOUNDED: IntegerVerdict.ValueType  # 1
+"""The integers themselves rule saturation out, whatever comes in and whichever kernel runs."""
+INTEGER_VERDICT_EXACT_IN_RUNTIME: IntegerVerdict.ValueType  # 2
+"""Not so, but IntegerProof.runtime computes it with a float or depthwise kernel, which is exact."""
+INTEGER_VERDICT_SATURATES: IntegerVerdict.ValueType  # 3
+"""Some inputs saturate."""
+INTEGER_VERDICT_NOT_PROVABLE: IntegerVerdict.ValueType  # 4
+"""It depends on data or on a kernel that nothing is known about."""
+Global___IntegerVerdict: _TypeAlias = IntegerVerdict  # noqa: Y015
+
 class _StopReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -507,6 +536,8 @@ class JobResult(_message.Message):
     METRIC_FIELD_NUMBER: _builtins.int
     GOAL_FIELD_NUMBER: _builtins.int
     STAGES_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
+    WEIGHT_RANGE_FIELD_NUMBER: _builtins.int
     attempt: _builtins.int
     """Attempt that made it."""
     metric: _spec_pb2.Metric.ValueType
@@ -547,6 +578,16 @@ class JobResult(_message.Message):
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageReport]:
         """Every stage in its order, and what it really ran on."""
 
+    @_builtins.property
+    def proof(self) -> Global___IntegerProof:
+        """Whether the QDQ file gives the same digits on every CPU; absent when none was written."""
+
+    @_builtins.property
+    def weight_range(self) -> Global___WeightRangeReport:
+        """What WEIGHT_RANGE_EVERY_CPU costs this model; absent where the plan has another range, no QDQ
+        file, or steps that choose weights or their scales themselves.
+        """
+
     def __init__(
         self,
         *,
@@ -562,14 +603,182 @@ class JobResult(_message.Message):
         metric: _spec_pb2.Metric.ValueType = ...,
         goal: Global___GoalReport | None = ...,
         stages: _abc.Iterable[Global___StageReport] | None = ...,
+        proof: Global___IntegerProof | None = ...,
+        weight_range: Global___WeightRangeReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "goal", b"goal", "naive", b"naive", "optimized", b"optimized", "provenance", b"provenance"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "goal", b"goal", "naive", b"naive", "optimized", b"optimized", "proof", b"proof", "provenance", b"provenance", "weight_range", b"weight_range"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "attempt", b"attempt", "baseline", b"baseline", "checks", b"checks", "goal", b"goal", "metric", b"metric", "naive", b"naive", "optimized", b"optimized", "provenance", b"provenance", "stages", b"stages", "steps", b"steps", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "attempt", b"attempt", "baseline", b"baseline", "checks", b"checks", "goal", b"goal", "metric", b"metric", "naive", b"naive", "optimized", b"optimized", "proof", b"proof", "provenance", b"provenance", "stages", b"stages", "steps", b"steps", "warnings", b"warnings", "weight_range", b"weight_range"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JobResult: _TypeAlias = JobResult  # noqa: Y015
+
+@_typing.final
+class WeightRangeReport(_message.Message):
+    """The deployed file against the same with the full range of weights, both in exact arithmetic, on
+    the first calibration samples: SQNR of the worst output to FP32, in dB.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    EVERY_CPU_SQNR_DB_FIELD_NUMBER: _builtins.int
+    FULL_RANGE_SQNR_DB_FIELD_NUMBER: _builtins.int
+    UINT8_LAYERS_FIELD_NUMBER: _builtins.int
+    UINT8_SQNR_DB_FIELD_NUMBER: _builtins.int
+    UINT8_LATENCY_RATIO_FIELD_NUMBER: _builtins.int
+    samples: _builtins.int
+    every_cpu_sqnr_db: _builtins.float
+    full_range_sqnr_db: _builtins.float
+    uint8_sqnr_db: _builtins.float
+    """SQNR with these layers stored so."""
+    uint8_latency_ratio: _builtins.float
+    """Latency of that file relative to the deployed one, on the worker's CPU. On one without VNNI it is
+    slower.
+    """
+    @_builtins.property
+    def uint8_layers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Where the full range is better by more than 0.5 dB: the few layers that cost most of it. Stored
+        as UINT8 (LayerOverride.uint8_weights) they keep the full range on every CPU.
+        """
+
+    def __init__(
+        self,
+        *,
+        samples: _builtins.int = ...,
+        every_cpu_sqnr_db: _builtins.float = ...,
+        full_range_sqnr_db: _builtins.float = ...,
+        uint8_layers: _abc.Iterable[_builtins.str] | None = ...,
+        uint8_sqnr_db: _builtins.float = ...,
+        uint8_latency_ratio: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["every_cpu_sqnr_db", b"every_cpu_sqnr_db", "full_range_sqnr_db", b"full_range_sqnr_db", "samples", b"samples", "uint8_latency_ratio", b"uint8_latency_ratio", "uint8_layers", b"uint8_layers", "uint8_sqnr_db", b"uint8_sqnr_db"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WeightRangeReport: _TypeAlias = WeightRangeReport  # noqa: Y015
+
+@_typing.final
+class IntegerProof(_message.Message):
+    """What follows from the integers of a QDQ file about the kernels that add up their products.
+
+    Kernels of x86 CPUs without VNNI add two neighbouring products in 16 bits with saturation; those
+    of ARM can overflow where two weights of -128 meet. Sums are proven; requantization is float and
+    may round one step apart between x86 and ARM.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    X86_FIELD_NUMBER: _builtins.int
+    ARM_FIELD_NUMBER: _builtins.int
+    RUNTIME_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    BOUNDED_FIELD_NUMBER: _builtins.int
+    EXACT_IN_RUNTIME_FIELD_NUMBER: _builtins.int
+    UNPROVEN_FIELD_NUMBER: _builtins.int
+    DETAILS_FIELD_NUMBER: _builtins.int
+    NOT_TESTED_FIELD_NUMBER: _builtins.int
+    x86: Global___IntegerVerdict.ValueType
+    """x86 with and without VNNI: the weakest verdict of all weights."""
+    arm: Global___IntegerVerdict.ValueType
+    """ARM with and without dot product: the weakest verdict of all weights."""
+    runtime: _builtins.str
+    """Whose kernels EXACT_IN_RUNTIME speaks of, for example "onnxruntime 1.31.1"."""
+    weights: _builtins.int
+    """8-bit weights, or operators that multiply 8-bit integers which are no constants."""
+    bounded: _builtins.int
+    """Those of them that are bounded on both, UINT8 ones included; that are exact in the runtime on at
+    least one; and the rest.
+    """
+    exact_in_runtime: _builtins.int
+    unproven: _builtins.int
+    @_builtins.property
+    def details(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnprovenWeight]:
+        """The rest in detail, in graph order; at most 100."""
+
+    @_builtins.property
+    def not_tested(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the proof says nothing about, for example "x86 with AVX-512 and without VNNI"."""
+
+    def __init__(
+        self,
+        *,
+        x86: Global___IntegerVerdict.ValueType = ...,
+        arm: Global___IntegerVerdict.ValueType = ...,
+        runtime: _builtins.str = ...,
+        weights: _builtins.int = ...,
+        bounded: _builtins.int = ...,
+        exact_in_runtime: _builtins.int = ...,
+        unproven: _builtins.int = ...,
+        details: _abc.Iterable[Global___UnprovenWeight] | None = ...,
+        not_tested: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "bounded", b"bounded", "details", b"details", "exact_in_runtime", b"exact_in_runtime", "not_tested", b"not_tested", "runtime", b"runtime", "unproven", b"unproven", "weights", b"weights", "x86", b"x86"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IntegerProof: _TypeAlias = IntegerProof  # noqa: Y015
+
+@_typing.final
+class UnprovenWeight(_message.Message):
+    """One weight that is not proven."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAYER_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    OP_FIELD_NUMBER: _builtins.int
+    X86_FIELD_NUMBER: _builtins.int
+    ARM_FIELD_NUMBER: _builtins.int
+    CHANNEL_COUNT_FIELD_NUMBER: _builtins.int
+    CHANNELS_FIELD_NUMBER: _builtins.int
+    LARGEST_PAIR_FIELD_NUMBER: _builtins.int
+    LOWEST_COUNT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    layer: _builtins.str
+    """Name of the operator that reads it."""
+    weight: _builtins.str
+    """Name of the tensor."""
+    op: _builtins.str
+    """Operator, for example "Conv"."""
+    x86: Global___IntegerVerdict.ValueType
+    arm: Global___IntegerVerdict.ValueType
+    channel_count: _builtins.int
+    """Output channels whose pairs pass the bound on x86: how many, and the first of them, at most 100."""
+    largest_pair: _builtins.int
+    """Largest sum of two like-signed neighbours, as a magnitude; more than 128 can saturate on x86."""
+    lowest_count: _builtins.int
+    """Integers of -128, which can overflow on ARM."""
+    reason: _builtins.str
+    """Why, for a person."""
+    @_builtins.property
+    def channels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        layer: _builtins.str = ...,
+        weight: _builtins.str = ...,
+        op: _builtins.str = ...,
+        x86: Global___IntegerVerdict.ValueType = ...,
+        arm: Global___IntegerVerdict.ValueType = ...,
+        channel_count: _builtins.int = ...,
+        channels: _abc.Iterable[_builtins.int] | None = ...,
+        largest_pair: _builtins.int = ...,
+        lowest_count: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "channel_count", b"channel_count", "channels", b"channels", "largest_pair", b"largest_pair", "layer", b"layer", "lowest_count", b"lowest_count", "op", b"op", "reason", b"reason", "weight", b"weight", "x86", b"x86"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnprovenWeight: _TypeAlias = UnprovenWeight  # noqa: Y015
 
 @_typing.final
 class StageReport(_message.Message):
@@ -1146,6 +1355,7 @@ class Provenance(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     INPUT_SHA256_FIELD_NUMBER: _builtins.int
     THREADS_FIELD_NUMBER: _builtins.int
+    CPUS_FIELD_NUMBER: _builtins.int
     device: _builtins.str
     """Device that ran the job."""
     seed: _builtins.int
@@ -1159,6 +1369,12 @@ class Provenance(_message.Message):
     def input_sha256(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Digest of every input file, by URI."""
 
+    @_builtins.property
+    def cpus(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptCpu]:
+        """The CPU of each attempt that the result comes from, the first one first: more than one where an
+        attempt went on after another's step. Equal bytes are promised for equal kinds of CPU.
+        """
+
     def __init__(
         self,
         *,
@@ -1167,14 +1383,50 @@ class Provenance(_message.Message):
         seed: _builtins.int = ...,
         input_sha256: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         threads: _builtins.int = ...,
+        cpus: _abc.Iterable[Global___AttemptCpu] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "input_sha256", b"input_sha256", "seed", b"seed", "threads", b"threads", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpus", b"cpus", "device", b"device", "input_sha256", b"input_sha256", "seed", b"seed", "threads", b"threads", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Provenance: _TypeAlias = Provenance  # noqa: Y015
+
+@_typing.final
+class AttemptCpu(_message.Message):
+    """The CPU that an attempt ran on, as it names itself (CPUID on x86)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    INSTRUCTION_SETS_FIELD_NUMBER: _builtins.int
+    INT8_SATURATES_FIELD_NUMBER: _builtins.int
+    attempt: _builtins.int
+    model: _builtins.str
+    """For example "AMD EPYC 7763 64-Core Processor"."""
+    int8_saturates: _builtins.bool
+    """ONNX Runtime's kernels for INT8 weights saturate on it, as a small model showed."""
+    @_builtins.property
+    def instruction_sets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Instruction sets that kernels choose by, for example "avx2", "avx512_vnni"; sorted."""
+
+    def __init__(
+        self,
+        *,
+        attempt: _builtins.int = ...,
+        model: _builtins.str = ...,
+        instruction_sets: _abc.Iterable[_builtins.str] | None = ...,
+        int8_saturates: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "instruction_sets", b"instruction_sets", "int8_saturates", b"int8_saturates", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttemptCpu: _TypeAlias = AttemptCpu  # noqa: Y015
 
 @_typing.final
 class Manifest(_message.Message):

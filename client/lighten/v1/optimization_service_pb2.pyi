@@ -819,8 +819,13 @@ class WorkerInventory(_message.Message):
     DEVICES_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     CPUS_FIELD_NUMBER: _builtins.int
+    INT8_SATURATES_FIELD_NUMBER: _builtins.int
     memory_bytes: _builtins.int
     cpus: _builtins.int
+    int8_saturates: _builtins.bool
+    """ONNX Runtime's kernels for INT8 weights saturate on the worker's CPU; absent where that was not
+    tried.
+    """
     @_builtins.property
     def versions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Package (key) and version (value)."""
@@ -836,12 +841,15 @@ class WorkerInventory(_message.Message):
         devices: _abc.Iterable[_builtins.str] | None = ...,
         memory_bytes: _builtins.int = ...,
         cpus: _builtins.int = ...,
+        int8_saturates: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_int8_saturates", b"_int8_saturates", "int8_saturates", b"int8_saturates"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpus", b"cpus", "devices", b"devices", "memory_bytes", b"memory_bytes", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_int8_saturates", b"_int8_saturates", "cpus", b"cpus", "devices", b"devices", "int8_saturates", b"int8_saturates", "memory_bytes", b"memory_bytes", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__int8_saturates: _TypeAlias = _typing.Literal["int8_saturates"]  # noqa: Y015
+    _WhichOneofArgType__int8_saturates: _TypeAlias = _typing.Literal["_int8_saturates", b"_int8_saturates"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__int8_saturates) -> _WhichOneofReturnType__int8_saturates | None: ...
 
 Global___WorkerInventory: _TypeAlias = WorkerInventory  # noqa: Y015
 

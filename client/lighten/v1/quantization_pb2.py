@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from lighten.v1 import options_pb2 as lighten_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dlighten/v1/quantization.proto\x12\nlighten.v1\x1a\x18lighten/v1/options.proto\"\x81\x04\n\x12QuantizationConfig\x12;\n\x07weights\x18\x01 \x01(\x0e\x32\x14.lighten.v1.DataTypeB\x14\xc2\xf3\x18\x10\"\x0e\x44\x41TA_TYPE_INT8\x12?\n\x0b\x61\x63tivations\x18\x02 \x01(\x0e\x32\x14.lighten.v1.DataTypeB\x14\xc2\xf3\x18\x10\"\x0e\x44\x41TA_TYPE_INT8\x12\x33\n\x12weight_granularity\x18\x03 \x01(\x0e\x32\x17.lighten.v1.Granularity\x12-\n\x0fweight_symmetry\x18\x04 \x01(\x0e\x32\x14.lighten.v1.Symmetry\x12\x31\n\x13\x61\x63tivation_symmetry\x18\x05 \x01(\x0e\x32\x14.lighten.v1.Symmetry\x12+\n\x0fhardware_config\x18\x06 \x01(\tB\x12\xc2\xf3\x18\x0e(@2\n[a-z0-9_]*\x12\x35\n\toverrides\x18\x07 \x03(\x0b\x32\x19.lighten.v1.LayerOverrideB\x07\xc2\xf3\x18\x03(\xe8\x07\x12\x1d\n\x10\x66use_activations\x18\x08 \x01(\x08H\x00\x88\x01\x01\x12/\n\nblock_size\x18\t \x01(\x05\x42\x16\xc2\xf3\x18\x12\t\x00\x00\x00\x00\x00\x00\x10@\x11\x00\x00\x00\x00\x00\x00\xb0@H\x01\x88\x01\x01\x42\x13\n\x11_fuse_activationsB\r\n\x0b_block_size\"\xa9\x01\n\rLayerOverride\x12\x31\n\x06select\x18\x01 \x01(\x0b\x32\x19.lighten.v1.LayerSelectorB\x06\xc2\xf3\x18\x02\x18\x01\x12%\n\x07weights\x18\x02 \x01(\x0e\x32\x14.lighten.v1.DataType\x12)\n\x0b\x61\x63tivations\x18\x03 \x01(\x0e\x32\x14.lighten.v1.DataType\x12\x13\n\x0bleave_float\x18\x04 \x01(\x08\"B\n\rLayerSelector\x12\x17\n\x06layers\x18\x01 \x03(\tB\x07\xc2\xf3\x18\x03(\xe8\x07\x12\x18\n\x08op_types\x18\x02 \x03(\tB\x06\xc2\xf3\x18\x02(d*\x94\x01\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x44\x41TA_TYPE_INT4\x10\x01\x12\x12\n\x0e\x44\x41TA_TYPE_INT8\x10\x02\x12\x13\n\x0f\x44\x41TA_TYPE_INT16\x10\x03\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT16\x10\x04\x12\x19\n\x15\x44\x41TA_TYPE_FLOAT8_E4M3\x10\x05*\xa3\x01\n\x0bGranularity\x12\x1b\n\x17GRANULARITY_UNSPECIFIED\x10\x00\x12\x1a\n\x16GRANULARITY_PER_TENSOR\x10\x01\x12\x1b\n\x17GRANULARITY_PER_CHANNEL\x10\x02\x12\x19\n\x15GRANULARITY_BLOCKWISE\x10\x03\x12#\n\x1fGRANULARITY_LOW_POWER_BLOCKWISE\x10\x04*U\n\x08Symmetry\x12\x18\n\x14SYMMETRY_UNSPECIFIED\x10\x00\x12\x16\n\x12SYMMETRY_SYMMETRIC\x10\x01\x12\x17\n\x13SYMMETRY_ASYMMETRIC\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dlighten/v1/quantization.proto\x12\nlighten.v1\x1a\x18lighten/v1/options.proto\"\xb0\x04\n\x12QuantizationConfig\x12;\n\x07weights\x18\x01 \x01(\x0e\x32\x14.lighten.v1.DataTypeB\x14\xc2\xf3\x18\x10\"\x0e\x44\x41TA_TYPE_INT8\x12?\n\x0b\x61\x63tivations\x18\x02 \x01(\x0e\x32\x14.lighten.v1.DataTypeB\x14\xc2\xf3\x18\x10\"\x0e\x44\x41TA_TYPE_INT8\x12\x33\n\x12weight_granularity\x18\x03 \x01(\x0e\x32\x17.lighten.v1.Granularity\x12-\n\x0fweight_symmetry\x18\x04 \x01(\x0e\x32\x14.lighten.v1.Symmetry\x12\x31\n\x13\x61\x63tivation_symmetry\x18\x05 \x01(\x0e\x32\x14.lighten.v1.Symmetry\x12+\n\x0fhardware_config\x18\x06 \x01(\tB\x12\xc2\xf3\x18\x0e(@2\n[a-z0-9_]*\x12\x35\n\toverrides\x18\x07 \x03(\x0b\x32\x19.lighten.v1.LayerOverrideB\x07\xc2\xf3\x18\x03(\xe8\x07\x12\x1d\n\x10\x66use_activations\x18\x08 \x01(\x08H\x00\x88\x01\x01\x12/\n\nblock_size\x18\t \x01(\x05\x42\x16\xc2\xf3\x18\x12\t\x00\x00\x00\x00\x00\x00\x10@\x11\x00\x00\x00\x00\x00\x00\xb0@H\x01\x88\x01\x01\x12-\n\x0cweight_range\x18\n \x01(\x0e\x32\x17.lighten.v1.WeightRangeB\x13\n\x11_fuse_activationsB\r\n\x0b_block_size\"\xc0\x01\n\rLayerOverride\x12\x31\n\x06select\x18\x01 \x01(\x0b\x32\x19.lighten.v1.LayerSelectorB\x06\xc2\xf3\x18\x02\x18\x01\x12%\n\x07weights\x18\x02 \x01(\x0e\x32\x14.lighten.v1.DataType\x12)\n\x0b\x61\x63tivations\x18\x03 \x01(\x0e\x32\x14.lighten.v1.DataType\x12\x13\n\x0bleave_float\x18\x04 \x01(\x08\x12\x15\n\ruint8_weights\x18\x05 \x01(\x08\"B\n\rLayerSelector\x12\x17\n\x06layers\x18\x01 \x03(\tB\x07\xc2\xf3\x18\x03(\xe8\x07\x12\x18\n\x08op_types\x18\x02 \x03(\tB\x06\xc2\xf3\x18\x02(d*\x94\x01\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x44\x41TA_TYPE_INT4\x10\x01\x12\x12\n\x0e\x44\x41TA_TYPE_INT8\x10\x02\x12\x13\n\x0f\x44\x41TA_TYPE_INT16\x10\x03\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT16\x10\x04\x12\x19\n\x15\x44\x41TA_TYPE_FLOAT8_E4M3\x10\x05*\xa3\x01\n\x0bGranularity\x12\x1b\n\x17GRANULARITY_UNSPECIFIED\x10\x00\x12\x1a\n\x16GRANULARITY_PER_TENSOR\x10\x01\x12\x1b\n\x17GRANULARITY_PER_CHANNEL\x10\x02\x12\x19\n\x15GRANULARITY_BLOCKWISE\x10\x03\x12#\n\x1fGRANULARITY_LOW_POWER_BLOCKWISE\x10\x04*U\n\x08Symmetry\x12\x18\n\x14SYMMETRY_UNSPECIFIED\x10\x00\x12\x16\n\x12SYMMETRY_SYMMETRIC\x10\x01\x12\x17\n\x13SYMMETRY_ASYMMETRIC\x10\x02*^\n\x0bWeightRange\x12\x1c\n\x18WEIGHT_RANGE_UNSPECIFIED\x10\x00\x12\x1a\n\x16WEIGHT_RANGE_EVERY_CPU\x10\x01\x12\x15\n\x11WEIGHT_RANGE_FULL\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,16 +48,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LAYERSELECTOR'].fields_by_name['layers']._serialized_options = b'\302\363\030\003(\350\007'
   _globals['_LAYERSELECTOR'].fields_by_name['op_types']._loaded_options = None
   _globals['_LAYERSELECTOR'].fields_by_name['op_types']._serialized_options = b'\302\363\030\002(d'
-  _globals['_DATATYPE']._serialized_start=828
-  _globals['_DATATYPE']._serialized_end=976
-  _globals['_GRANULARITY']._serialized_start=979
-  _globals['_GRANULARITY']._serialized_end=1142
-  _globals['_SYMMETRY']._serialized_start=1144
-  _globals['_SYMMETRY']._serialized_end=1229
+  _globals['_DATATYPE']._serialized_start=898
+  _globals['_DATATYPE']._serialized_end=1046
+  _globals['_GRANULARITY']._serialized_start=1049
+  _globals['_GRANULARITY']._serialized_end=1212
+  _globals['_SYMMETRY']._serialized_start=1214
+  _globals['_SYMMETRY']._serialized_end=1299
+  _globals['_WEIGHTRANGE']._serialized_start=1301
+  _globals['_WEIGHTRANGE']._serialized_end=1395
   _globals['_QUANTIZATIONCONFIG']._serialized_start=72
-  _globals['_QUANTIZATIONCONFIG']._serialized_end=585
-  _globals['_LAYEROVERRIDE']._serialized_start=588
-  _globals['_LAYEROVERRIDE']._serialized_end=757
-  _globals['_LAYERSELECTOR']._serialized_start=759
-  _globals['_LAYERSELECTOR']._serialized_end=825
+  _globals['_QUANTIZATIONCONFIG']._serialized_end=632
+  _globals['_LAYEROVERRIDE']._serialized_start=635
+  _globals['_LAYEROVERRIDE']._serialized_end=827
+  _globals['_LAYERSELECTOR']._serialized_start=829
+  _globals['_LAYERSELECTOR']._serialized_end=895
 # @@protoc_insertion_point(module_scope)

@@ -115,6 +115,42 @@ SYMMETRY_SYMMETRIC: Symmetry.ValueType  # 1
 SYMMETRY_ASYMMETRIC: Symmetry.ValueType  # 2
 Global___Symmetry: _TypeAlias = Symmetry  # noqa: Y015
 
+class _WeightRange:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WeightRangeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WeightRange.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WEIGHT_RANGE_UNSPECIFIED: _WeightRange.ValueType  # 0
+    """EVERY_CPU where a QDQ file is written, weights are INT8 with a scale for each tensor or channel,
+    and there is no hardware configuration; FULL otherwise, and in specs that older servers resolved.
+    """
+    WEIGHT_RANGE_EVERY_CPU: _WeightRange.ValueType  # 1
+    """-127 to 127, and of two weights that a kernel adds up together the positive ones sum to at most
+    128, the negative ones to at least -128. ONNX Runtime's kernels for x86 CPUs without VNNI then
+    never saturate, nor do those for ARM: the digits are those of exact integer arithmetic. Costs
+    some SQNR, mostly below 1 dB.
+    """
+    WEIGHT_RANGE_FULL: _WeightRange.ValueType  # 2
+    """-128 to 127. For x86 CPUs with VNNI, GPUs and accelerators; on other CPUs results can be far off."""
+
+class WeightRange(_WeightRange, metaclass=_WeightRangeEnumTypeWrapper):
+    """Which integers symmetric INT8 weights may take; other types pass through."""
+
+WEIGHT_RANGE_UNSPECIFIED: WeightRange.ValueType  # 0
+"""EVERY_CPU where a QDQ file is written, weights are INT8 with a scale for each tensor or channel,
+and there is no hardware configuration; FULL otherwise, and in specs that older servers resolved.
+"""
+WEIGHT_RANGE_EVERY_CPU: WeightRange.ValueType  # 1
+"""-127 to 127, and of two weights that a kernel adds up together the positive ones sum to at most
+128, the negative ones to at least -128. ONNX Runtime's kernels for x86 CPUs without VNNI then
+never saturate, nor do those for ARM: the digits are those of exact integer arithmetic. Costs
+some SQNR, mostly below 1 dB.
+"""
+WEIGHT_RANGE_FULL: WeightRange.ValueType  # 2
+"""-128 to 127. For x86 CPUs with VNNI, GPUs and accelerators; on other CPUs results can be far off."""
+Global___WeightRange: _TypeAlias = WeightRange  # noqa: Y015
+
 @_typing.final
 class QuantizationConfig(_message.Message):
     """Widths and grids, in one place because several techniques need them before calibration."""
@@ -130,6 +166,7 @@ class QuantizationConfig(_message.Message):
     OVERRIDES_FIELD_NUMBER: _builtins.int
     FUSE_ACTIVATIONS_FIELD_NUMBER: _builtins.int
     BLOCK_SIZE_FIELD_NUMBER: _builtins.int
+    WEIGHT_RANGE_FIELD_NUMBER: _builtins.int
     weights: Global___DataType.ValueType
     """Type of weights."""
     activations: Global___DataType.ValueType
@@ -148,6 +185,8 @@ class QuantizationConfig(_message.Message):
     """
     block_size: _builtins.int
     """Input channels of one block; for the blockwise granularities alone, which need it."""
+    weight_range: Global___WeightRange.ValueType
+    """Integers that INT8 weights may take. EVERY_CPU is refused with the blockwise granularities."""
     @_builtins.property
     def overrides(self) -> _containers.RepeatedCompositeFieldContainer[Global___LayerOverride]:
         """Types for some operators, written over the ones above. Later entries win over earlier ones."""
@@ -164,10 +203,11 @@ class QuantizationConfig(_message.Message):
         overrides: _abc.Iterable[Global___LayerOverride] | None = ...,
         fuse_activations: _builtins.bool | None = ...,
         block_size: _builtins.int | None = ...,
+        weight_range: Global___WeightRange.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_block_size", b"_block_size", "_fuse_activations", b"_fuse_activations", "block_size", b"block_size", "fuse_activations", b"fuse_activations"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_block_size", b"_block_size", "_fuse_activations", b"_fuse_activations", "activation_symmetry", b"activation_symmetry", "activations", b"activations", "block_size", b"block_size", "fuse_activations", b"fuse_activations", "hardware_config", b"hardware_config", "overrides", b"overrides", "weight_granularity", b"weight_granularity", "weight_symmetry", b"weight_symmetry", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_block_size", b"_block_size", "_fuse_activations", b"_fuse_activations", "activation_symmetry", b"activation_symmetry", "activations", b"activations", "block_size", b"block_size", "fuse_activations", b"fuse_activations", "hardware_config", b"hardware_config", "overrides", b"overrides", "weight_granularity", b"weight_granularity", "weight_range", b"weight_range", "weight_symmetry", b"weight_symmetry", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__block_size: _TypeAlias = _typing.Literal["block_size"]  # noqa: Y015
     _WhichOneofArgType__block_size: _TypeAlias = _typing.Literal["_block_size", b"_block_size"]  # noqa: Y015
@@ -190,12 +230,19 @@ class LayerOverride(_message.Message):
     WEIGHTS_FIELD_NUMBER: _builtins.int
     ACTIVATIONS_FIELD_NUMBER: _builtins.int
     LEAVE_FLOAT_FIELD_NUMBER: _builtins.int
+    UINT8_WEIGHTS_FIELD_NUMBER: _builtins.int
     weights: Global___DataType.ValueType
     """Type of their weights. Unspecified: as without the override."""
     activations: Global___DataType.ValueType
     """Type of their outputs. Unspecified: as without the override."""
     leave_float: _builtins.bool
     """Leave their weights and outputs in floating point; excludes the types above."""
+    uint8_weights: _builtins.bool
+    """Keep the full range of their symmetric INT8 weights, whatever QuantizationConfig.weight_range
+    says, and store them as UINT8 (each integer plus 128, zero point 128) in the QDQ file alone: the
+    same grid, exact on every CPU, slower on x86 without VNNI. Not for files that go on to TensorRT,
+    NNAPI or QNN, which take signed weights. Excludes leave_float; needs a QDQ file.
+    """
     @_builtins.property
     def select(self) -> Global___LayerSelector: ...
     def __init__(
@@ -205,10 +252,11 @@ class LayerOverride(_message.Message):
         weights: Global___DataType.ValueType = ...,
         activations: Global___DataType.ValueType = ...,
         leave_float: _builtins.bool = ...,
+        uint8_weights: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["select", b"select"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "leave_float", b"leave_float", "select", b"select", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "leave_float", b"leave_float", "select", b"select", "uint8_weights", b"uint8_weights", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
