@@ -15,7 +15,9 @@ from lighten.cli.render.jobs import capabilities, job_details, jobs_table
 from lighten.cli.render.live import render_progress
 from lighten.cli.render.plain import PlainView
 from lighten.cli.render.progress import JobProgress, StageStatus
+from lighten.cli.render.proof import proof_view
 from lighten.cli.render.report import comparison, render_result, type_name
+from tests.support import report_sample
 from tests.support.sample_job import events, finished_job, metric, stage, state
 
 
@@ -77,6 +79,50 @@ def test_the_report_names_checks_warnings_files_and_the_next_thing(tmp_path) -> 
     assert "Artifacts in s3://bucket/out/" in report
     assert "encodings/model.json" in report
     assert "Next: " in report
+
+
+def test_the_result_shows_the_proof_and_the_cpus() -> None:
+    job = finished_job()
+    job.result.proof.CopyFrom(report_sample.proof())
+    job.result.provenance.cpus.add(attempt=1, model="AMD EPYC 7763", int8_saturates=True)
+    shown = drawn(render_result(job), 200)
+
+    assert (
+        "Integer arithmetic: "
+        "34 of 53 weights bounded, 17 exact in onnxruntime 1.31.1, 2 not proven\n"
+        "! x86 saturates without VNNI in 1 of 53 weights, "
+        "worst in features.2.conv.2 (a pair of 201, limit 128)\n"
+        "! ARM can overflow in 2 of 53 weights, "
+        "worst in features.1.conv.0.0 (integers of -128: 3)"
+    ) in re.sub(r" +\n", "\n", shown)
+    assert "features.2.conv.2    Conv  x86 saturates, ARM saturates" in shown
+    assert "not tested: x86 with AVX-512 and without VNNI; runtimes other than" in shown
+    assert "Ran on: AMD EPYC 7763, whose INT8 kernels saturate\n" in shown
+
+    job.result.provenance.cpus.add(attempt=2, model="AMD EPYC 9654")
+    assert "kernels saturate; attempt 2: AMD EPYC 9654\n" in drawn(render_result(job), 200)
+
+
+def test_of_many_weights_that_are_not_proven_the_first_ten_are_shown() -> None:
+    proof = report_sample.proof()
+    for number in range(20):
+        proof.details.add(layer=f"late.{number}[0]", x86=pb.INTEGER_VERDICT_NOT_PROVABLE)
+    proof.unproven = 130
+    shown = drawn(proof_view(proof))
+    assert "late.7[0]" in shown
+    assert "late.8[0]" not in shown
+    assert "and 120 more" in shown
+
+
+def test_a_proof_of_everything_is_two_lines() -> None:
+    bounded = pb.INTEGER_VERDICT_BOUNDED
+    proof = pb.IntegerProof(x86=bounded, arm=bounded, weights=2, bounded=2)
+    lines = [line.strip() for line in drawn(proof_view(proof)).splitlines()]
+    assert lines == [
+        "Integer arithmetic: 2 of 2 weights bounded",
+        "✔ x86 is exact with and without VNNI",
+        "✔ ARM is exact with and without dot product",
+    ]
 
 
 def test_the_type_is_named_by_its_widths() -> None:
@@ -215,7 +261,11 @@ def test_jobs_and_capabilities_as_tables() -> None:
     assert "(needs batch norms)" in picture
     assert "per channel" in picture
     assert "dataset formats: NPZ" in picture
-    assert "worker: torch 2.15" in picture
+    assert "worker: torch 2.15\n" in re.sub(r" +\n", "\n", picture)
+    answer.workers[0].int8_saturates = True
+    assert "worker: torch 2.15; INT8 kernels saturate" in drawn(capabilities(answer))
+    answer.workers[0].int8_saturates = False
+    assert "worker: torch 2.15; INT8 kernels are exact" in drawn(capabilities(answer))
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,13 @@ INVALID = 2
 NOT_FOUND = 3
 UNREACHABLE = 4
 REFUSED = 5
+NOT_PROVEN = 6
 INTERRUPTED = 130
 
 EXIT_CODES = (
     "Exit codes: 0 success; 1 the job failed or was cancelled; 2 wrong usage or invalid argument; "
     "3 not found; 4 the server cannot be reached or did not answer in time; 5 the server refused "
-    "or failed; 130 interrupted by Ctrl-C."
+    "or failed; 6 `lighten check`: the file is not proven; 130 interrupted by Ctrl-C."
 )
 
 _CODES: tuple[tuple[type[errors.LightenError], int], ...] = (

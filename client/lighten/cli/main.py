@@ -2,7 +2,7 @@
 
 import typer
 
-from lighten.cli import files, jobs, options, report, run, server, submit, token
+from lighten.cli import check, files, jobs, options, report, run, server, submit, token
 from lighten.cli.errors import EXIT_CODES, LightenGroup
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command()(report.report)
 app.command()(files.artifacts)
 app.command()(files.download)
 app.command()(files.upload)
+app.command(epilog=EXIT_CODES)(check.check)
 app.command()(server.capabilities)
 app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},

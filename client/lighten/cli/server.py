@@ -14,6 +14,11 @@ from lighten.cli.output import console, plain, print_json
 from lighten.cli.render.jobs import capabilities as capabilities_view
 
 SERVER_MODULE = "lighten_service.server"
+# Some of what each extra installs.
+_MODULES = {
+    "server": ("aiohttp", "sqlalchemy", "pydantic_settings"),
+    "worker": ("torch", "onnxruntime", "aimet_onnx"),
+}
 
 
 def capabilities(
@@ -55,15 +60,24 @@ def require_server(*, worker: bool = False) -> None:
     Raises:
         FailedPrecondition: names the extra to install.
     """
-    needed = {"server": ("aiohttp", "sqlalchemy", "pydantic_settings")}
-    if worker:
-        needed["worker"] = ("torch", "onnxruntime", "aimet_onnx")
-    for extra, modules in needed.items():
-        missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    _require("server", "worker") if worker else _require("server")
+
+
+def require_worker() -> None:
+    """Check that the worker part is installed.
+
+    Raises:
+        FailedPrecondition: names the extra to install.
+    """
+    _require("worker")
+
+
+def _require(*extras: str) -> None:
+    for extra in extras:
+        missing = [name for name in _MODULES[extra] if importlib.util.find_spec(name) is None]
         if missing:
-            extras = ",".join(needed)
             raise errors.FailedPrecondition(
                 f"the {extra} part of Lighten is not installed (missing: {', '.join(missing)}); "
-                f"run in Lighten's folder: pip install '.[{extras}]'",
+                f"run in Lighten's folder: pip install '.[{','.join(extras)}]'",
                 reason="EXTRA_MISSING",
             )

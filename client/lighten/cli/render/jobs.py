@@ -83,10 +83,15 @@ def capabilities(answer: pb.GetCapabilitiesResponse) -> RenderableType:
         if values:
             short = (value.partition("_FORMAT_")[2] or value for value in values)
             parts.append(Text.assemble((f"{name}: ", "bold"), ", ".join(short)))
-    for worker in answer.workers:
-        versions = ", ".join(f"{name} {worker.versions[name]}" for name in sorted(worker.versions))
-        parts.append(Text.assemble(("worker: ", "bold"), versions))
+    parts.extend(Text.assemble(("worker: ", "bold"), _worker(worker)) for worker in answer.workers)
     return Group(*parts)
+
+
+def _worker(worker: pb.WorkerInventory) -> str:
+    known = ", ".join(f"{name} {worker.versions[name]}" for name in sorted(worker.versions))
+    if worker.HasField("int8_saturates"):
+        known += f"; INT8 kernels {'saturate' if worker.int8_saturates else 'are exact'}"
+    return known
 
 
 def _techniques(answer: pb.GetCapabilitiesResponse) -> Table:

@@ -12,6 +12,7 @@ from lighten import v1 as pb
 from lighten.cli.render import text
 from lighten.cli.render.advice import advice
 from lighten.cli.render.goal import goal_view
+from lighten.cli.render.proof import proof_view
 
 Report = pb.ModelReport
 # A cell from the baseline's report and the column's own.
@@ -31,6 +32,10 @@ def render_result(job: pb.Job, files: Mapping[str, Path] | None = None) -> Rende
         parts.append(_warnings(job))
     if job.result.checks:
         parts.append(_checks(job))
+    if job.result.HasField("proof"):
+        parts.append(proof_view(job.result.proof))
+    if job.result.provenance.cpus:
+        parts.append(_cpus(job.result.provenance.cpus))
     parts.append(artifacts_view(job.result.artifacts, files))
     parts.append(Text.assemble(("Next: ", "bold"), advice(job)))
     return Group(*(item for part in parts for item in (part, Text())))
@@ -174,6 +179,15 @@ def _checks(job: pb.Job) -> Table:
         mark = ("✔", "green") if check.passed else ("✘", "red")
         table.add_row(Text(*mark), Text.assemble(f"{check.name} ", (check.detail, "dim")))
     return table
+
+
+def _cpus(cpus: Sequence[pb.AttemptCpu]) -> Text:
+    """Return what CPU the attempts ran on, of which there is mostly one."""
+    names = [
+        f"attempt {item.attempt}: {text.cpu(item)}" if len(cpus) > 1 else text.cpu(item)
+        for item in cpus
+    ]
+    return Text.assemble(("Ran on: ", "bold"), "; ".join(names))
 
 
 def _warnings(job: pb.Job) -> RenderableType:

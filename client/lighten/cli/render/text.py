@@ -76,6 +76,11 @@ def artifact_kind(kind: pb.ArtifactKind.ValueType) -> str:
     return _ARTIFACTS.get(kind, "")
 
 
+def cpu(item: pb.AttemptCpu) -> str:
+    """Return the model of a CPU, and what to know of its kernels."""
+    return f"{item.model}, whose INT8 kernels saturate" if item.int8_saturates else item.model
+
+
 def size(count: int) -> str:
     """Return bytes with a decimal prefix."""
     return f"{count} B" if count < 1000 else f"{amount(count)}B"

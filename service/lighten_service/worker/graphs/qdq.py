@@ -1,6 +1,7 @@
 """Quantization grids: from AIMET's encodings file, from a QDQ graph, and their comparison."""
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -64,8 +65,7 @@ def _read(entry: Mapping[str, Any], is_weight: bool) -> Encoding:
 def read_grids(model: onnx.ModelProto) -> dict[str, Encoding]:
     """Return the grid of every tensor that a QDQ graph quantizes, by the tensor's name.
 
-    AIMET calls the scale of tensor ``t`` ``t_scale``; a scale with another name gives the tensor
-    the name of what is quantized.
+    They are called as `quantized_tensor` calls them.
     """
     known = constants(model.graph)
     writers = producers(model.graph)
@@ -78,15 +78,10 @@ def read_grids(model: onnx.ModelProto) -> dict[str, Encoding]:
         stored = node.op_type == "DequantizeLinear" and node.input[0] in known
         if node.op_type != "QuantizeLinear" and not stored:
             continue
-        scale_name = node.input[1]
-        tensor = (
-            scale_name.removesuffix(_SCALE_SUFFIX)
-            if scale_name.endswith(_SCALE_SUFFIX)
-            else node.input[0]
-        )
+        tensor = quantized_tensor(node)
         dtype = _stored_type(node, known)
         bits, signed = _TYPES[dtype]
-        scales = np.atleast_1d(_values(scale_name, known, writers)).astype(np.float64).ravel()
+        scales = np.atleast_1d(_values(node.input[1], known, writers)).astype(np.float64).ravel()
         found[tensor] = _encoding(
             tensor,
             bits=bits,
@@ -99,16 +94,29 @@ def read_grids(model: onnx.ModelProto) -> dict[str, Encoding]:
     return found
 
 
+def quantized_tensor(node: onnx.NodeProto) -> str:
+    """Return what a quantize or dequantize node is for.
+
+    AIMET calls the scale of tensor ``t`` ``t_scale``; a scale with another name gives the tensor
+    the name of what is quantized.
+    """
+    scale = node.input[1]
+    return scale.removesuffix(_SCALE_SUFFIX) if scale.endswith(_SCALE_SUFFIX) else node.input[0]
+
+
 def grid_differences(grids: Mapping[str, Encoding], encodings: Iterable[Encoding]) -> list[str]:
     """Return what differs between the grids of a graph and the encodings, one line a tensor.
 
     Scales are compared as the graph stores them, in single precision. Encodings that the graph
-    does not use are no difference.
+    does not use are no difference, nor are weights stored as UINT8 with their zero point in the
+    middle: the grid of signed ones.
     """
     expected = {encoding.tensor: encoding for encoding in encodings}
     lines = []
     for name, grid in grids.items():
         other = expected.get(name)
+        if other is not None and grid.is_weight:
+            grid, other = _signed(grid), _signed(other)
         if other is None:
             lines.append(f"{name}: in the graph, not in the encodings")
         elif _dtype(grid) != _dtype(other):
@@ -118,6 +126,14 @@ def grid_differences(grids: Mapping[str, Encoding], encodings: Iterable[Encoding
         elif grid.offsets != other.offsets:
             lines.append(f"{name}: offsets {grid.offsets[:3]} and {other.offsets[:3]}")
     return lines
+
+
+def _signed(grid: Encoding) -> Encoding:
+    """Return the grid of signed integers that is the same, if there is one."""
+    middle = 2 ** (grid.bits - 1)
+    if grid.signed or grid.is_float or set(grid.offsets) != {-middle}:
+        return grid
+    return replace(grid, signed=True, offsets=(0,) * len(grid.offsets))
 
 
 def _encoding(
