@@ -345,3 +345,13 @@ async def test_worker_that_cannot_speak_ends(edge: Edge, monkeypatch: pytest.Mon
         await asyncio.wait_for(worker.run(), 10)
     assert worker.stop_reason is not None
     await worker.close()
+
+
+async def test_nodes_with_unlike_cpus_are_listed_side_by_side(edge: Edge) -> None:
+    for saturates in (True, False, True):
+        inventory = pb.WorkerInventory(devices=["cpu"], int8_saturates=saturates)
+        worker = Instance(edge, await launched(edge))
+        await worker.attach(build="1.0", inventory=inventory)
+        worker.call.cancel()
+    found = await edge.api.GetCapabilities(pb.GetCapabilitiesRequest())
+    assert [worker.int8_saturates for worker in found.workers] == [True, False]

@@ -24,6 +24,7 @@ from lighten_service.worker.graphs.save import load_with_external
 from lighten_service.worker.model import Batch, Outputs
 from lighten_service.worker.runtime import GraphSession
 from tests.support import onnx_models as zoo
+from tests.support.exact import exact
 from tools.packages import unpack
 
 INT8 = pb.QuantizationConfig(weights=pb.DATA_TYPE_INT8, activations=pb.DATA_TYPE_INT8)
@@ -94,7 +95,7 @@ def test_exported_qdq_is_the_simulation(
     assert tuple(simulated) == tuple(reference) == model.output_names
     assert worst_sqnr(reference, simulated) > 20
     for optimize in (False, True):
-        real = GraphSession(file, optimize=optimize).predict(batch)
+        real = GraphSession(exact(file), optimize=optimize).predict(batch)
         assert tuple(real) == model.output_names
         assert worst_sqnr(simulated, real) > 30
         assert worst_sqnr(reference, real) > worst_sqnr(reference, simulated) - 1
@@ -301,7 +302,7 @@ def test_other_widths_run(
     reference = model.predict(batch)
     calibrate(model, batch, pb.QuantizationConfig(weights=weights, activations=activations))
     model.export_qdq(tmp_path / "q.onnx")
-    real = GraphSession(tmp_path / "q.onnx").predict(batch)
+    real = GraphSession(exact(tmp_path / "q.onnx")).predict(batch)
 
     assert worst_sqnr(reference, real) > least
     assert worst_sqnr(model.predict(batch), real) > 30
@@ -391,7 +392,8 @@ def test_branches_stay_as_they_are(open_model: Opener, tmp_path: Path) -> None:
     calibrate(model, batch)
     model.export_qdq(tmp_path / "q.onnx")
 
-    assert worst_sqnr(reference, GraphSession(tmp_path / "q.onnx").predict(batch)) > 20
+    real = GraphSession(exact(tmp_path / "q.onnx")).predict(batch)
+    assert worst_sqnr(reference, real) > 20
 
 
 @pytest.mark.slow
@@ -413,7 +415,7 @@ def test_a_real_upload_of_the_wild(tmp_path: Path) -> None:
     model.export_qdq(tmp_path / "q.onnx")
     model.close()
     for optimize in (False, True):
-        real = GraphSession(tmp_path / "q.onnx", optimize=optimize).predict(batch)
+        real = GraphSession(exact(tmp_path / "q.onnx"), optimize=optimize).predict(batch)
         # Two classes on a grid of 1/256: single steps move the figure by 1 dB, either way.
         assert worst_sqnr(reference, real) > worst_sqnr(reference, simulated) - 2
     # Grids and names weigh much in a model of 0.5 MB.

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 
 pytest.importorskip("aimet_torch")
@@ -13,6 +12,7 @@ from lighten_service.jobs.errors import InvalidArgument
 from lighten_service.techniques import Findings, NotApplicable, run_step
 from lighten_service.worker.context import Cancelled
 from tests.support.depthwise_net import DepthwiseNet, pictures
+from tests.support.exact import exact_session
 from tests.support.small_models import sqnr_db
 from tests.support.technique_kit import ENGINES, Bench, InMemory, open_engine
 
@@ -132,7 +132,7 @@ def test_the_export_runs_as_simulated(bench: Bench, name: str, tmp_path: Path) -
     run(bench, name)
     path = tmp_path / "quantized.onnx"
     bench.model.export_qdq(path)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = exact_session(path)
     exported = [
         session.run(None, {"input": batch.inputs["input"]})[0]
         for batch in bench.evaluation.batches()

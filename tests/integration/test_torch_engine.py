@@ -30,6 +30,7 @@ from lighten_service.worker.engines.torch_engine import TorchModel
 from lighten_service.worker.graphs.coverage import tensors_without_grid
 from lighten_service.worker.graphs.qdq import grid_differences, read_grids
 from lighten_service.worker.model import Batch, WorkingModel
+from tests.support.exact import exact_session
 from tests.support.small_models import (
     SmallNet,
     architecture_spec,
@@ -81,7 +82,7 @@ def run_file(path: Path, level: str = "on", data: list[Batch] | None = None) -> 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = LEVELS[level]
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = exact_session(path, options)
     return np.concatenate([session.run(None, dict(batch))[0] for batch in data or DATA])
 
 

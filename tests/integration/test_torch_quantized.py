@@ -20,6 +20,7 @@ from lighten_service.worker.engines import open_model, torch_export, torch_prepa
 from lighten_service.worker.engines.torch_engine import TorchModel
 from lighten_service.worker.graphs.qdq import grid_differences, read_grids
 from lighten_service.worker.quantized import Layer, QuantizedModel, Visit
+from tests.support.exact import exact_session
 from tests.support.small_models import (
     SmallNet,
     architecture_spec,
@@ -304,9 +305,7 @@ def test_a_bias_can_be_given_to_a_layer_without_one(tmp_path: Path) -> None:
 
 
 def _run_file(path: Path) -> np.ndarray:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = exact_session(path)
     return np.concatenate([session.run(None, dict(batch))[0] for batch in DATA])
 
 

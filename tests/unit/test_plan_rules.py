@@ -163,7 +163,10 @@ def test_a_good_spec_resolves_to_one_that_is_good_and_resolves_to_itself(make, c
 def test_every_default_is_filled_in():
     resolved = resolve(onnx_spec(), DEFAULTS)
     assert resolved.plan.quantization == pb.QuantizationConfig(
-        weights=pb.DATA_TYPE_INT8, activations=pb.DATA_TYPE_INT8, fuse_activations=True
+        weights=pb.DATA_TYPE_INT8,
+        activations=pb.DATA_TYPE_INT8,
+        fuse_activations=True,
+        weight_range=pb.WEIGHT_RANGE_EVERY_CPU,
     )
     assert resolved.outputs == pb.Outputs(
         encodings=[pb.ENCODINGS_VERSION_2_0_0],
@@ -198,6 +201,33 @@ def test_every_default_is_filled_in():
         if_not_applicable=pb.IF_NOT_APPLICABLE_FAIL,
         calibrate=pb.Calibrate(scheme=pb.RANGE_SCHEME_MIN_MAX),
     )
+
+
+EVERY_CPU, FULL = pb.WEIGHT_RANGE_EVERY_CPU, pb.WEIGHT_RANGE_FULL
+RANGES = [
+    (quantization(), EVERY_CPU),
+    (quantization(activations=INT16), EVERY_CPU),
+    (quantization(weight_range=FULL), FULL),
+    (quantization(hardware_config="htp_v73"), FULL),
+    (quantization(hardware_config="htp_v73", weight_range=EVERY_CPU), EVERY_CPU),
+    (quantization(weights=INT4), FULL),
+    (quantization(weight_granularity=pb.GRANULARITY_BLOCKWISE, block_size=32), FULL),
+    (merged(outputs=pb.Outputs(qdq_onnx=False)), FULL),
+    (quantization(weights=INT4, overrides=[pb.LayerOverride(select=pb.LayerSelector(op_types=["Conv"]), weights=pb.DATA_TYPE_INT8)]), EVERY_CPU),
+    (merged(plan=pb.Plan(quantization=pb.QuantizationConfig(weights=INT4), steps=pb.Steps(steps=[pb.Step(mixed_precision=pb.MixedPrecision(min_sqnr_db=20))]))), EVERY_CPU),
+    (merged(plan=pb.Plan(quantization=pb.QuantizationConfig(weights=INT4), goal=pb.Goal(max_bops_ratio=2))), EVERY_CPU),
+    (merged(plan=pb.Plan(quantization=pb.QuantizationConfig(weights=INT4), goal=pb.Goal())), FULL),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "expected"), RANGES)
+def test_int8_weights_of_a_qdq_file_suit_every_cpu_unless_the_target_is_known(change, expected):
+    spec = onnx_spec()
+    change(spec)
+    check_spec(spec, [])
+    resolved = resolve(spec, DEFAULTS)
+    assert resolved.plan.quantization.weight_range == expected
+    assert resolve(resolved, DEFAULTS) == resolved
 
 
 def test_images_get_their_own_defaults():

@@ -18,6 +18,8 @@ from lighten_service.worker.algorithms.reconstruction import (
     sample_rows,
 )
 from lighten_service.worker.algorithms.rounding import Schedule, SoftRounding, learn
+from lighten_service.worker.integers.bounds import bounded, bounded_scale
+from lighten_service.worker.integers.pairs import matrix_order
 from lighten_service.worker.kernels import Kernel
 from lighten_service.worker.quantized import Layer, Visit, WeightGrid
 
@@ -241,3 +243,52 @@ def test_one_scale_for_the_tensor_is_the_best_for_all_channels_together() -> Non
 def test_few_positions_are_kept_as_rows() -> None:
     visit = visit_of("plain", samples=1)
     assert isinstance(scales.problem_of(visit, None, go_on), Rows)
+
+
+def bounded_grid(visit: Visit) -> WeightGrid:
+    """Return an 8-bit grid that rounding away from zero can carry past the bound of pairs."""
+    grid = grid_of(visit, bits=8)
+    shape = visit.layer.weight_shape
+    orders = (matrix_order(shape, k_axis=1),)
+    scale = bounded_scale(visit.float_weight, grid.scale, orders)
+    return replace(grid, scale=scale, low=-127, orders=orders)
+
+
+def largest_pair(weight: torch.Tensor, grid: WeightGrid) -> float:
+    pairs = torch.round(weight / grid.scale).reshape(len(weight), -1, 2)
+    return float(torch.maximum(pairs.clamp(min=0).sum(2), -pairs.clamp(max=0).sum(2)).max())
+
+
+def away_from_zero(visit: Visit, grid: WeightGrid) -> torch.Tensor:
+    scaled = visit.float_weight / grid.scale
+    return torch.sign(scaled) * torch.ceil(scaled.abs()).clamp(max=127) * grid.scale
+
+
+@pytest.mark.parametrize("width", [0, 1280])
+def test_roundings_past_the_bound_give_way_where_the_output_changes_less(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounding, "_GRAM_WIDTH", width)
+    visit = visit_of("linear")
+    grid = bounded_grid(visit)
+    problem = rounding.problem_of(visit, visit.float_bias, torch.Generator(), go_on)
+    up = away_from_zero(visit, grid)
+    assert largest_pair(up, grid) > 128
+    within = rounding.within_bounds(visit.layer, up, grid, problem)
+    assert largest_pair(within, grid) == 128
+    assert ((within - up).abs() <= grid.scale * 1.01).all()
+    # The pairs that obey stay as they are.
+    broken = torch.round(up / grid.scale).reshape(len(up), -1, 2).abs().sum(2) > 128
+    changed = (within != up).reshape(len(up), -1, 2).any(2)
+    assert not bool((changed & ~broken).any())
+    scaled = up / grid.scale
+    blind = bounded(torch.round(scaled), scaled, grid.orders) * grid.scale
+    assert direct_error(visit, within) < direct_error(visit, blind)
+
+
+def test_roundings_without_a_bound_are_left_alone() -> None:
+    visit = visit_of("linear")
+    grid = replace(bounded_grid(visit), orders=())
+    problem = rounding.problem_of(visit, visit.float_bias, torch.Generator(), go_on)
+    up = away_from_zero(visit, grid)
+    assert rounding.within_bounds(visit.layer, up, grid, problem) is up

@@ -9,6 +9,7 @@ from lighten_service.jobs.type_rules import check_types
 INT4, INT8 = pb.DATA_TYPE_INT4, pb.DATA_TYPE_INT8
 FLOAT16, FLOAT8 = pb.DATA_TYPE_FLOAT16, pb.DATA_TYPE_FLOAT8_E4M3
 BLOCKWISE, LOW_POWER = pb.GRANULARITY_BLOCKWISE, pb.GRANULARITY_LOW_POWER_BLOCKWISE
+UINT8 = "overrides[0].uint8_weights"
 ONNX, TORCH = pb.MODEL_FORMAT_ONNX, pb.MODEL_FORMAT_SAFETENSORS
 
 
@@ -44,6 +45,11 @@ def test_everything_listed_is_accepted(support: pb.TypeSupport) -> None:
         assert found(job) == {}
 
 
+def unsigned(**override: object) -> dict[str, object]:
+    select = pb.LayerSelector(op_types=["Conv"])
+    return {"overrides": [pb.LayerOverride(select=select, uint8_weights=True, **override)]}
+
+
 BAD = [
     (spec(weights=FLOAT16, activations=FLOAT16), "weights", "use one of DATA_TYPE_INT4"),
     (spec(TORCH, weights=FLOAT8, activations=FLOAT8), "weights", "ENGINE_TORCH"),
@@ -51,6 +57,15 @@ BAD = [
     (spec(weights=FLOAT8, activations=FLOAT8), "activations", "outputs.qdq_onnx to false"),
     (spec(activations=INT4), "activations", "outputs.qdq_onnx to false"),
     (spec(weight_granularity=BLOCKWISE), "block_size", "is required"),
+    (
+        spec(weight_granularity=BLOCKWISE, block_size=32, weight_range=pb.WEIGHT_RANGE_EVERY_CPU),
+        "weight_range", "WEIGHT_RANGE_FULL",
+    ),
+    (spec(outputs=pb.Outputs(qdq_onnx=False), **unsigned()), UINT8, "outputs.qdq_onnx"),
+    (spec(weights=INT4, **unsigned()), UINT8, "these are DATA_TYPE_INT4"),
+    (spec(**unsigned(weights=INT4)), UINT8, "these are DATA_TYPE_INT4"),
+    (spec(weight_symmetry=pb.SYMMETRY_ASYMMETRIC, **unsigned()), UINT8, "UINT8 already"),
+    (spec(weight_granularity=BLOCKWISE, block_size=32, **unsigned()), UINT8, "blockwise"),
     (spec(block_size=32), "block_size", "GRANULARITY_BLOCKWISE"),
     (spec(weight_granularity=LOW_POWER, block_size=32), "weight_granularity", "GRANULARITY_BLOCK"),
     (

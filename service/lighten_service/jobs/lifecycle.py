@@ -101,7 +101,8 @@ class Lifecycle:
         self._started_at = clock.now()
         self._heard: dict[str, float] = {}
         self._streams: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
-        self._inventories: dict[str, pb.WorkerInventory] = {}
+        # Nodes of one cluster may have unlike CPUs.
+        self._inventories: dict[tuple[str, bool], pb.WorkerInventory] = {}
         self._settlement = Settlement(
             store=store,
             objects=objects,
@@ -145,7 +146,8 @@ class Lifecycle:
             await self.fail(self._welcome(record).claims, error.to_job_error())
             raise error
         self._heard[record.job_id] = self.clock.now()
-        self._inventories[hello.build] = hello.inventory
+        kind = hello.build, hello.inventory.int8_saturates
+        self._inventories[kind] = hello.inventory
         return self._welcome(record)
 
     def _note_second_stream(self, record: JobRecord) -> None:
@@ -310,7 +312,8 @@ class Lifecycle:
 
     @property
     def inventories(self) -> tuple[pb.WorkerInventory, ...]:
-        """What workers reported of themselves, one for each build, since this server started."""
+        """What workers reported of themselves since this server started: one for each build, and
+        for CPUs that saturate and those that do not."""
         return tuple(self._inventories.values())
 
     def session_token(self, claims: SessionClaims) -> pb.SessionToken:

@@ -12,10 +12,13 @@ def check_overrides(quantization: pb.QuantizationConfig) -> Iterator[Violation]:
     for index, override in enumerate(quantization.overrides):
         path = f"plan.quantization.overrides[{index}]"
         yield from check_selector(override.select, f"{path}.select")
-        typed = override.weights or override.activations
+        typed = override.weights or override.activations or override.uint8_weights
         if override.leave_float and typed:
             yield Violation(
-                f"{path}.leave_float", "excludes weights and activations; set it or them"
+                f"{path}.leave_float",
+                "excludes weights, activations and uint8_weights; set it or them",
             )
         elif not override.leave_float and not typed:
-            yield Violation(path, "changes nothing: set weights, activations or leave_float")
+            yield Violation(
+                path, "changes nothing: set weights, activations, uint8_weights or leave_float"
+            )

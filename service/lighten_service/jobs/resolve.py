@@ -11,7 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from lighten import v1 as pb
-from lighten_service.jobs.support import ARRAY_FORMATS, LABELLED_ARRAY_FORMATS
+from lighten_service.jobs.support import ARRAY_FORMATS, BLOCKWISE, LABELLED_ARRAY_FORMATS
 from lighten_service.jobs.widths import next_wider
 
 M = TypeVar("M", bound=Message)
@@ -46,6 +46,7 @@ def resolve(spec: pb.JobSpec, defaults: ResourceDefaults) -> pb.JobSpec:
             dataset.preprocessing.SetInParent()
     _fill(resolved)
     resolve_plan(resolved.plan)
+    resolve_weight_range(resolved.plan, resolved.outputs)
     for dataset in (resolved.calibration, resolved.evaluation):
         if dataset.HasField("data"):
             _resolve_dataset(dataset)
@@ -138,6 +139,31 @@ def resolve_plan(plan: pb.Plan) -> None:
     _resolve_ids(plan.steps.steps)
     for step in plan.steps.steps:
         _resolve_parameters(step, plan.quantization)
+
+
+def resolve_weight_range(plan: pb.Plan, outputs: pb.Outputs) -> None:
+    """Choose the integers of INT8 weights: those that suit every CPU, where a file is written for
+    CPUs and nothing else is known of the target. Other defaults are filled in already."""
+    quantization = plan.quantization
+    if quantization.weight_range:
+        return
+    suits = (
+        outputs.qdq_onnx
+        and not quantization.hardware_config
+        and quantization.weight_granularity not in BLOCKWISE
+        and pb.DATA_TYPE_INT8 in weight_types(plan)
+    )
+    quantization.weight_range = pb.WEIGHT_RANGE_EVERY_CPU if suits else pb.WEIGHT_RANGE_FULL
+
+
+def weight_types(plan: pb.Plan) -> set[pb.DataType.ValueType]:
+    """Return every type that a plan may give to weights. Defaults are filled in already."""
+    types = {plan.quantization.weights}
+    if plan.goal.max_bops_ratio > 1:  # the search may widen layers
+        types.add(_widened(plan.quantization.weights))
+    types |= {override.weights for override in plan.quantization.overrides if override.weights}
+    mixed = (step.mixed_precision for step in plan.steps.steps if step.HasField("mixed_precision"))
+    return types | {step.weights for step in mixed if step.weights}
 
 
 def default_metric(spec: pb.JobSpec) -> pb.Metric.ValueType:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from lighten import v1 as pb
 from lighten_service.jobs.errors import Violation
+from lighten_service.jobs.range_rules import check_weight_range
 from lighten_service.jobs.support import (
     BLOCKWISE,
     ENGINES,
@@ -25,6 +26,7 @@ def check_types(spec: pb.JobSpec) -> Iterator[Violation]:
     """
     quantization = spec.plan.quantization
     yield from _check_blocks(quantization)
+    yield from check_weight_range(spec)
     yield from _check_types_of_overrides(spec)
     engine = ENGINES.get(spec.model.format)
     if engine is None:

@@ -11,7 +11,13 @@ from lighten_service.worker.algorithms import unfold
 from lighten_service.worker.algorithms.fidelity import required_calibration
 from lighten_service.worker.algorithms.recalibration import recalibrate
 from lighten_service.worker.algorithms.reconstruction import output_error
-from lighten_service.worker.algorithms.rounding import Schedule, SoftRounding, learn, problem_of
+from lighten_service.worker.algorithms.rounding import (
+    Schedule,
+    SoftRounding,
+    learn,
+    problem_of,
+    within_bounds,
+)
 from lighten_service.worker.algorithms.rounding_cost import CostEstimate, estimate
 from lighten_service.worker.algorithms.weight_layers import (
     WeightLayers,
@@ -115,14 +121,16 @@ class _Rounding:
             grid.low,
             grid.high,
         )
+        problem = problem_of(visit, bias, self._generator, self._context.check)
         matrix = learn(
             rounding,
-            problem_of(visit, bias, self._generator, self._context.check),
+            problem,
             self._schedule,
             self._generator,
             lambda step: part.progress(step, iterations, "iterations"),
         )
-        return unfold.weight_of_matrix(kernel, matrix, visit.layer.weight_shape)
+        learnt = unfold.weight_of_matrix(kernel, matrix, visit.layer.weight_shape)
+        return within_bounds(visit.layer, learnt, grid, problem)
 
 
 def _schedule(parameters: pb.AdaRound) -> Schedule:

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lighten_service.worker.integers.bounds import bounded
+from lighten_service.worker.integers.pairs import Order
 from lighten_service.worker.kernels import Kernel
 from lighten_service.worker.model import Batch
 
@@ -67,13 +69,17 @@ class Quantizer:
 @dataclass(frozen=True, slots=True)
 class WeightGrid:
     """An integer grid of a weight: ``q = clip(round(w / scale) - offset, low, high)``, and
-    ``w = (q + offset) * scale``. ``scale`` and ``offset`` broadcast over the weight."""
+    ``w = (q + offset) * scale``. ``scale`` and ``offset`` broadcast over the weight.
+
+    ``orders``: of the kernels whose bound of pairs the integers must obey; empty for none.
+    """
 
     scale: torch.Tensor
     offset: torch.Tensor
     low: int
     high: int
     symmetric: bool
+    orders: tuple[Order, ...] = ()
 
     @property
     def per_channel(self) -> bool:
@@ -81,7 +87,9 @@ class WeightGrid:
 
     def round(self, weight: torch.Tensor) -> torch.Tensor:
         """Return the nearest values on the grid."""
-        integers = torch.clamp(torch.round(weight / self.scale) - self.offset, self.low, self.high)
+        scaled = weight / self.scale
+        integers = torch.clamp(torch.round(scaled) - self.offset, self.low, self.high)
+        integers = bounded(integers, scaled, self.orders)
         return (integers + self.offset) * self.scale
 
 
@@ -164,6 +172,12 @@ class QuantizedModel(ABC):
     def set_weight_scale(self, layer: Layer, scale: torch.Tensor) -> None:
         """Replace the scale of the layer's weight grid, in the shape of `WeightGrid.scale`. The
         offset of an asymmetric grid stays. A later `calibrate_activations` keeps it."""
+
+    @abstractmethod
+    def full_range(self) -> AbstractContextManager[None]:
+        """Give weights that are bound for every CPU the full range of their type, chosen by the
+        scheme of the calibration, until the context ends. For a model whose weights and scales no
+        later step has chosen."""
 
     @abstractmethod
     def moments(self) -> Mapping[str, Moments]:

@@ -60,6 +60,11 @@ class Reconstruction(Protocol):
         """Return the gradient of the error, summed over channels and a mean over rows."""
         ...
 
+    def curvature(self) -> torch.Tensor:
+        """Return the second derivative of that error by each weight, activations left out:
+        (groups, 1, k)."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:
@@ -97,6 +102,9 @@ class Rows:
             slope = output.clamp_(low, high).sub_(self.targets).mul_(passes)
         return torch.bmm(slope.mT, self.inputs).mul_(2 / self.count)
 
+    def curvature(self) -> torch.Tensor:
+        return self.inputs.square().sum(1, keepdim=True).mul_(2 / self.count)
+
 
 @dataclass(frozen=True, slots=True)
 class Gram:
@@ -119,6 +127,9 @@ class Gram:
     def gradient(self, weight: torch.Tensor) -> torch.Tensor:
         product = torch.baddbmm(self.slope, weight - self.reference, self.gram)
         return product.mul_(2 / self.count)
+
+    def curvature(self) -> torch.Tensor:
+        return self.gram.diagonal(dim1=1, dim2=2)[:, None] * (2 / self.count)
 
 
 def row_count(visit: Visit) -> int:

@@ -12,7 +12,8 @@ import torch
 
 from lighten_service.worker.algorithms import unfold
 from lighten_service.worker.algorithms.reconstruction import Gram, Rows, gram_of, sample_rows
-from lighten_service.worker.quantized import Check, Visit
+from lighten_service.worker.integers.bounds import lowered
+from lighten_service.worker.quantized import Check, Layer, Visit, WeightGrid
 
 # The rectified sigmoid reaches from GAMMA to ZETA before it is cut to 0..1.
 ZETA, GAMMA = 1.1, -0.1
@@ -163,6 +164,38 @@ def learn(
         optimizer.step()
     on_step(schedule.iterations)
     return rounding.hard()
+
+
+@torch.no_grad()
+def within_bounds(
+    layer: Layer, weight: torch.Tensor, grid: WeightGrid, problem: Rows | Gram
+) -> torch.Tensor:
+    """Return a weight on its grid whose pairs obey the bound of the grid.
+
+    Of a pair that passes it, because both were rounded away from zero, the one gives way that
+    changes the output less.
+
+    Args:
+        layer: whose weight it is.
+        weight: on the grid, in the layout of `Kernel`.
+        grid: symmetric where it has a bound.
+        problem: the output to keep.
+    """
+    if not grid.orders:
+        return weight
+    curvature = problem.curvature()
+    while True:
+        matrix = unfold.weight_matrix(layer.kernel, weight)
+        step = unfold.channel_matrix(layer.kernel, grid.scale) * torch.sign(matrix)
+        cost = step.square() * (curvature / 2) - step * problem.gradient(matrix)
+        integers = lowered(
+            torch.round(weight / grid.scale),
+            unfold.weight_of_matrix(layer.kernel, cost, layer.weight_shape),
+            grid.orders,
+        )
+        if integers is None:
+            return weight
+        weight = integers * grid.scale
 
 
 def _unit_of_error(rounding: SoftRounding, problem: Rows | Gram) -> float:

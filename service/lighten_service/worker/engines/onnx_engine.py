@@ -196,6 +196,7 @@ class OnnxModel(WorkingModel):
         simulation = self._simulate(quantization, parameters)
         counts = simulation.calibrate(batches(), on_batch)
         self._simulation = simulation
+        self.quantized_model().bound_weights()
         return counts
 
     def quantized_model(self) -> OnnxQuantized:

@@ -144,3 +144,21 @@ def decide(
             elif wanted:
                 decisions[quantizer] = wanted
     return decisions
+
+
+def decide_unsigned(
+    overrides: Iterable[pb.LayerOverride],
+    operators: Iterable[tuple[str, str]],
+    owners: Mapping[str, Owner],
+) -> frozenset[str]:
+    """Return the quantizers of operators whose weights overrides want stored as UINT8.
+
+    Raises:
+        InvalidArgument: SELECTOR_MATCHES_NOTHING.
+    """
+    names: set[str] = set()
+    for index, override in enumerate(overrides):
+        if override.uint8_weights:
+            field = f"plan.quantization.overrides[{index}].select"
+            names |= selected(override.select, tuple(operators), field)
+    return frozenset(name for name, owner in owners.items() if not names.isdisjoint(owner.names))

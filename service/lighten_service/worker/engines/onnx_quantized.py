@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -18,7 +18,9 @@ from lighten_service.worker.engines.onnx_simulation import Simulation
 from lighten_service.worker.engines.onnx_types import is_integer, set_type
 from lighten_service.worker.engines.onnx_walk import OpenSession, Passage, portions
 from lighten_service.worker.formats.onnx_inputs import batch_size
-from lighten_service.worker.graphs.walk import producers
+from lighten_service.worker.graphs.walk import constants, consumers, producers
+from lighten_service.worker.integers.bounds import bounded_scale, kept_bounded
+from lighten_service.worker.integers.pairs import Order, orders_of
 from lighten_service.worker.model import Batch
 from lighten_service.worker.quantized import (
     Check,
@@ -75,6 +77,21 @@ class OnnxQuantized(QuantizedModel):
         self._parameters = Parameters((model, simulation.graph))
         self._find_layers()
 
+    def bound_weights(self, names: Iterable[str] | None = None) -> None:
+        """Raise the scales of weights until their integers obey the plan's range.
+
+        Args:
+            names: of weights; all by default.
+        """
+        for name in self._simulation.weights if names is None else names:
+            grid = self._grid(name)
+            if grid is not None and self._simulation.bounds(name):
+                weight = self._tensor(self._parameters.get(name))
+                scale = bounded_scale(weight, grid.scale, grid.orders)
+                load_scales(self._simulation.quantizers[name], scale)
+                self._keep_bounded(name)
+        self._on_change()
+
     def layers(self) -> tuple[Layer, ...]:
         return tuple(heavy.layer for heavy in self._heavy.values())
 
@@ -103,6 +120,7 @@ class OnnxQuantized(QuantizedModel):
     def set_weight(self, layer: Layer, weight: torch.Tensor) -> None:
         heavy = self._heavy[layer.name]
         self._set(heavy.weight, _laid_out(weight.detach().cpu().numpy(), heavy))
+        self._keep_bounded(heavy.weight)
 
     def bias(self, layer: Layer) -> torch.Tensor | None:
         name = self._heavy[layer.name].bias
@@ -116,18 +134,33 @@ class OnnxQuantized(QuantizedModel):
 
     def weight_grid(self, layer: Layer) -> WeightGrid | None:
         heavy = self._heavy[layer.name]
-        quantizer = self._simulation.quantizers.get(heavy.weight)
-        if quantizer is None:
-            return None
-        shape = layer.weight_shape[::-1] if heavy.transposed else layer.weight_shape
-        grid = read_grid(quantizer, shape, self._device)
-        if grid is None or not heavy.transposed or not grid.per_channel:
+        grid = self._grid(heavy.weight)
+        if grid is None or not heavy.transposed:
             return grid
-        return WeightGrid(grid.scale.T, grid.offset.T, grid.low, grid.high, grid.symmetric)
+        shape = layer.weight_shape
+        return replace(
+            grid,
+            scale=grid.scale.T,
+            offset=grid.offset.T,
+            orders=tuple(order.after(shape, (1, 0)) for order in grid.orders),
+        )
 
     def set_weight_scale(self, layer: Layer, scale: torch.Tensor) -> None:
         load_scales(self._simulation.quantizers[layer.weight], scale.detach())
+        self._keep_bounded(layer.weight)
         self._on_change()
+
+    @contextmanager
+    def full_range(self) -> Iterator[None]:
+        before = self.snapshot()
+        try:
+            for name in self._simulation.weights:
+                if self._grid(name) is not None and self._simulation.bounds(name):
+                    self._simulation.calibrate_weight(name, self._parameters.get(name))
+            self._on_change()
+            yield
+        finally:
+            self.restore(before)
 
     def moments(self) -> Mapping[str, Moments]:
         return self._moments
@@ -175,7 +208,7 @@ class OnnxQuantized(QuantizedModel):
             set_type(self._simulation.quantizers[name], qtype.int(bits))
             if name in self._simulation.weights:
                 self._simulation.calibrate_weight(name, self._parameters.get(name))
-        self._on_change()
+        self.bound_weights(self._simulation.weights.intersection(names))
 
     def snapshot(self) -> object:
         return _Snapshot(self._parameters.snapshot(), self._simulation.states())
@@ -238,8 +271,37 @@ class OnnxQuantized(QuantizedModel):
             inputs=[self._shared(values) for values in inputs],
         )
 
+    def _grid(self, name: str) -> WeightGrid | None:
+        """Return the grid of a weight as the graph stores it."""
+        quantizer = self._simulation.quantizers.get(name)
+        if quantizer is None:
+            return None
+        shape = self._parameters.get(name).shape
+        grid = read_grid(quantizer, shape, self._device)
+        if grid is None or not self._simulation.bounds(name):
+            return grid
+        return replace(grid, low=-grid.high, orders=self._orders(name, shape))
+
+    def _orders(self, name: str, shape: tuple[int, ...]) -> tuple[Order, ...]:
+        if name not in self._known_orders:
+            self._known_orders[name] = orders_of(name, shape, self._readers, self._known)
+        return self._known_orders[name]
+
+    def _keep_bounded(self, name: str) -> None:
+        """Move what of a weight breaks the plan's range on its grid."""
+        grid = self._grid(name)
+        if grid is None or not self._simulation.bounds(name):
+            return
+        weight = self._tensor(self._parameters.get(name))
+        kept = kept_bounded(weight, grid.scale, grid.orders)
+        if kept is not weight:
+            self._set(name, kept.cpu().numpy())
+
     def _find_layers(self) -> None:
         self._heavy = {heavy.layer.name: heavy for heavy in heavy_layers(self._model)}
+        self._readers = consumers(self._model.graph)
+        self._known = constants(self._model.graph)
+        self._known_orders: dict[str, tuple[Order, ...]] = {}
 
     def _give_biases(self) -> None:
         """Give every layer a bias. AIMET must see them to quantize them, so it starts again."""

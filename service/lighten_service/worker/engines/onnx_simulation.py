@@ -23,10 +23,17 @@ from lighten_service.worker.engines.blocks import is_blockwise
 from lighten_service.worker.engines.onnx_blocks import set_blocks, weighted_layers
 from lighten_service.worker.engines.onnx_grids import QuantizerState
 from lighten_service.worker.engines.onnx_mean_ranges import MeanRanges
-from lighten_service.worker.engines.onnx_places import Decisions, Owner, Places, decide
+from lighten_service.worker.engines.onnx_places import (
+    Decisions,
+    Owner,
+    Places,
+    decide,
+    decide_unsigned,
+)
 from lighten_service.worker.engines.onnx_types import aimet_type, is_half, is_integer, set_type
 from lighten_service.worker.graphs.clean import clean_qdq
 from lighten_service.worker.graphs.qdq import read_encodings
+from lighten_service.worker.integers.twin import unsigned_twin
 from lighten_service.worker.model import Batch, Encoding, Outputs
 from lighten_service.worker.providers import note_run
 from lighten_service.worker.runtime import run_portions, session_options, thread_count
@@ -91,12 +98,27 @@ class Simulation:
             self._fuse(places.inner_outputs())
         enabled = dict.fromkeys(self._enabled())
         self.owners: Mapping[str, Owner] = {n: places.owner(n, enabled) for n in enabled}
-        decisions = decide(quantization.overrides, places.operators, self.owners, self.weights)
+        overrides = quantization.overrides
+        decisions = decide(overrides, places.operators, self.owners, self.weights)
         self._apply(decisions)
+        unsigned = decide_unsigned(overrides, places.operators, self.owners)
+        # Weights that the QDQ graph stores as UINT8.
+        self.unsigned: frozenset[str] = unsigned & self.weights
         if is_blockwise(quantization):
             own = self.weights & set(decisions)
             set_blocks(self._sim, layers, quantization, own)
         self._set_percentile()
+
+    def bounds(self, name: str) -> bool:
+        """Say whether a weight's integers must suit every CPU: those of symmetric 8-bit grids."""
+        quantizer = self.quantizers[name]
+        return (
+            self.quantization.weight_range == pb.WEIGHT_RANGE_EVERY_CPU
+            and name not in self.unsigned
+            and is_integer(quantizer)
+            and quantizer.bitwidth == 8
+            and bool(quantizer.use_symmetric_encodings)
+        )
 
     def rebuild(self, model: onnx.ModelProto) -> None:
         """Start again from a float graph with more tensors. Types and ranges stay."""
@@ -240,7 +262,7 @@ class Simulation:
             prequantize_constants=True, export_int32_bias=True
         )
         clean_qdq(model)
-        return model
+        return unsigned_twin(model, self.unsigned) if self.unsigned else model
 
     def _session(self) -> onnxruntime.InferenceSession:
         if self._stale:

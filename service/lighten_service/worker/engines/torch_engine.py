@@ -46,6 +46,7 @@ from lighten_service.worker.graphs.clean import clean_qdq
 from lighten_service.worker.graphs.qdq import read_encodings
 from lighten_service.worker.graphs.save import save_single_file
 from lighten_service.worker.graphs.statistics import graph_statistics
+from lighten_service.worker.integers.twin import unsigned_twin
 from lighten_service.worker.kernels import use_exact_float32
 from lighten_service.worker.model import Batch, Encoding, ModelStatistics, Outputs, WorkingModel
 from lighten_service.worker.rescale import ChannelScales
@@ -188,7 +189,7 @@ class TorchModel(WorkingModel):
         torch_simulation.calibrate(
             sim, lambda: (self._tensors(batch) for batch in batches()), on_batch
         )
-        self._open(sim, surroundings)
+        self._open(sim, surroundings).bound_weights()
         return torch_simulation.count_quantizers(sim)
 
     def quantized_model(self) -> TorchQuantizedModel:
@@ -226,6 +227,8 @@ class TorchModel(WorkingModel):
             sim, self._example(), self._signature, self._scratch, self._export()[1]
         )
         clean_qdq(model)
+        if names := self._unsigned_weights():
+            model = unsigned_twin(model, names)
         save_single_file(model, path)
 
     def encodings(self) -> tuple[Encoding, ...]:
@@ -294,6 +297,7 @@ class TorchModel(WorkingModel):
             self._moments,
             self._tensors,
             self._tensor_names,
+            quantization,
             self._forget_exports,
         )
 
@@ -318,6 +322,11 @@ class TorchModel(WorkingModel):
 
     def _tensor_names(self) -> dict[str, tuple[str, str]]:
         return layer_tensors(self.graph().graph)
+
+    def _unsigned_weights(self) -> set[str]:
+        """Return the tensors that the QDQ graph stores as UINT8."""
+        layers = self.quantized_model().unsigned
+        return {weight for name, (weight, _) in self._tensor_names().items() if name in layers}
 
     def _simulation(self) -> QuantizationSimModel:
         return self.quantized_model().simulation

@@ -10,6 +10,7 @@ from torch import nn
 
 from lighten_service.worker.engines.torch_operators import LAYERS, TRANSPOSED, Operator, bounds
 from lighten_service.worker.graphs.walk import consumers
+from lighten_service.worker.integers.pairs import Order, convolution_order, matrix_order
 from lighten_service.worker.kernels import Kernel
 from lighten_service.worker.quantized import Layer
 
@@ -67,6 +68,18 @@ def layer_tensors(graph: onnx.GraphProto) -> dict[str, tuple[str, str]]:
         sums = [reader for reader in readers[node.output[0]] if bias in reader.input]
         found[match["layer"]] = node.input[1], (sums or [node])[0].output[0]
     return found
+
+
+def weight_orders(layer: nn.Module) -> tuple[Order, ...]:
+    """Return the order in which an integer kernel adds up a module's weight; none where it adds no
+    pairs, as for modules that are no layers."""
+    order = None
+    if isinstance(layer, nn.Linear):
+        order = matrix_order(layer.weight.shape, k_axis=1)
+    elif isinstance(layer, LAYERS) and not isinstance(layer, TRANSPOSED):
+        convolution: Any = layer
+        order = convolution_order(convolution.weight.shape, convolution.groups)
+    return () if order is None else (order,)
 
 
 def layer_kernel(layer: Any) -> Kernel:

@@ -1,6 +1,6 @@
 """Types of single operators, written over those of the plan."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from torch import nn
 
@@ -43,14 +43,31 @@ def apply_overrides(
             place.put(None if type_ is None else with_type(place.quantizer, type_))
 
 
+def unsigned_operators(
+    operators: Sequence[Operator], overrides: Iterable[pb.LayerOverride]
+) -> frozenset[str]:
+    """Return the operators whose weights are to be stored as UINT8."""
+    return _selected(operators, overrides, lambda override: override.uint8_weights)
+
+
 def of_their_own(
     operators: Sequence[Operator], overrides: Iterable[pb.LayerOverride]
 ) -> frozenset[str]:
     """Return the operators whose weights have a type of their own, or none."""
+    return _selected(
+        operators, overrides, lambda override: bool(override.weights or override.leave_float)
+    )
+
+
+def _selected(
+    operators: Sequence[Operator],
+    overrides: Iterable[pb.LayerOverride],
+    wanted: Callable[[pb.LayerOverride], bool],
+) -> frozenset[str]:
     known = [(operator.name, operator.op) for operator in operators]
     return frozenset(
         name
         for index, override in enumerate(overrides)
-        if override.weights or override.leave_float
+        if wanted(override)
         for name in selected(override.select, known, f"plan.quantization.overrides[{index}].select")
     )

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from aimet_torch.nn import BaseQuantizationMixin
 from aimet_torch.quantization.base import QuantizerBase
 from torch import nn
@@ -29,6 +30,12 @@ class Place:
     @property
     def quantizer(self) -> QuantizerBase | None:
         found: QuantizerBase | None = self.container[self.key]
+        return found
+
+    @property
+    def parameter(self) -> torch.nn.Parameter:
+        """What a quantizer of weights quantizes."""
+        found: torch.nn.Parameter = getattr(self.module, str(self.key))
         return found
 
     def put(self, quantizer: QuantizerBase | None) -> None:

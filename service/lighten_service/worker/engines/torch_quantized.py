@@ -7,26 +7,30 @@ and the float module, which shares the parameters, stays as it was.
 import copy
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
 import torch
+from aimet_torch.quantization.affine import AffineQuantizerBase
 from aimet_torch.quantization.base import QuantizerBase
 from aimet_torch.quantization.float import FloatQuantizeDequantize
 from aimet_torch.quantsim import QuantizationSimModel
 from numpy.typing import NDArray
 
+from lighten import v1 as pb
 from lighten_service.worker.checkpoints.reading import InvalidStepResult, same
 from lighten_service.worker.engines import torch_simulation
 from lighten_service.worker.engines.torch_bias_range import make_room_for_biases
-from lighten_service.worker.engines.torch_layers import torch_layers
+from lighten_service.worker.engines.torch_layers import torch_layers, weight_orders
 from lighten_service.worker.engines.torch_operators import LAYERS, Operator
+from lighten_service.worker.engines.torch_overrides import unsigned_operators
 from lighten_service.worker.engines.torch_places import Place, places
 from lighten_service.worker.engines.torch_prepare import Inputs
 from lighten_service.worker.engines.torch_probe import Prober
 from lighten_service.worker.engines.torch_types import grid, with_bits, with_range_of, with_scale
 from lighten_service.worker.engines.torch_walk import walk
+from lighten_service.worker.integers.bounds import bounded_scale, kept_bounded
 from lighten_service.worker.model import Batch
 from lighten_service.worker.quantized import (
     Check,
@@ -56,6 +60,7 @@ class Surroundings:
     tensors: Callable[[Batch], Inputs]
     # Names of the tensors of the exported graph: of the weight and of the output, by layer.
     tensor_names: Callable[[], Mapping[str, tuple[str, str]]]
+    quantization: pb.QuantizationConfig
     # To be called after each change.
     changed: Callable[[], None]
 
@@ -68,6 +73,24 @@ class TorchQuantizedModel(QuantizedModel):
         self._around = surroundings
         self._places = places(sim.model, surroundings.operators)
         self._layers: tuple[Layer, ...] | None = None
+        overrides = surroundings.quantization.overrides
+        # Operators whose weights the QDQ graph stores as UINT8.
+        self.unsigned = unsigned_operators(surroundings.operators, overrides)
+
+    def bound_weights(self, names: Collection[str] | None = None) -> None:
+        """Raise the scales of weights until their integers obey the plan's range.
+
+        Args:
+            names: of weight quantizers; all by default.
+        """
+        for place in self._bounded_places(names):
+            found = place.quantizer
+            grid = self._grid(place)
+            if isinstance(found, AffineQuantizerBase) and grid is not None:
+                scale = bounded_scale(place.parameter, grid.scale, grid.orders)
+                self._replace(found, with_scale(found, scale))
+        self._keep_bounded(names)
+        self._around.changed()
 
     @property
     def simulation(self) -> QuantizationSimModel:
@@ -105,6 +128,7 @@ class TorchQuantizedModel(QuantizedModel):
     def set_weight(self, layer: Layer, weight: torch.Tensor) -> None:
         module = self._module(layer)
         module.weight = _parameter(weight, module.weight)
+        self._keep_bounded([_weight_quantizer(layer)])
         self._around.changed()
 
     def bias(self, layer: Layer) -> torch.Tensor | None:
@@ -116,15 +140,33 @@ class TorchQuantizedModel(QuantizedModel):
         _accept_bias(module)
         module.bias = _parameter(bias, module.weight)
         make_room_for_biases(self._sim, [module])
+        self._keep_bounded([_weight_quantizer(layer)])
         self._around.changed()
 
     def weight_grid(self, layer: Layer) -> WeightGrid | None:
-        return grid(self._module(layer).param_quantizers["weight"])
+        name = _weight_quantizer(layer)
+        place = next((place for place in self._places if place.name == name), None)
+        return None if place is None else self._grid(place)
 
     def set_weight_scale(self, layer: Layer, scale: torch.Tensor) -> None:
         quantizers = self._module(layer).param_quantizers
         quantizers["weight"] = with_scale(quantizers["weight"], scale)
+        self._keep_bounded([_weight_quantizer(layer)])
         self._around.changed()
+
+    @contextmanager
+    def full_range(self) -> Iterator[None]:
+        before = self.snapshot()
+        try:
+            for place in self._bounded_places(None):
+                if place.quantizer is not None:
+                    full = with_range_of(with_bits(place.quantizer, 8), place.parameter)
+                    self._replace(place.quantizer, full)
+            make_room_for_biases(self._sim)
+            self._around.changed()
+            yield
+        finally:
+            self.restore(before)
 
     def moments(self) -> Mapping[str, Moments]:
         return self._around.moments
@@ -169,6 +211,8 @@ class TorchQuantizedModel(QuantizedModel):
             lambda: (self._around.tensors(batch) for batch in batches()),
             on_batch,
         )
+        # It may have raised scales for biases.
+        self._keep_bounded()
         self._around.changed()
 
     def set_types(self, names: Collection[str], bits: int) -> None:
@@ -177,9 +221,9 @@ class TorchQuantizedModel(QuantizedModel):
                 continue
             changed: QuantizerBase = with_bits(place.quantizer, bits)
             if place.is_weight:
-                changed = with_range_of(changed, getattr(place.module, str(place.key)))
+                changed = with_range_of(changed, place.parameter)
             self._replace(place.quantizer, changed)
-        self._around.changed()
+        self.bound_weights(names)
 
     def snapshot(self) -> object:
         return _Snapshot(
@@ -234,6 +278,38 @@ class TorchQuantizedModel(QuantizedModel):
             check=check,
         )
 
+    def _grid(self, place: Place) -> WeightGrid | None:
+        found = grid(place.quantizer)
+        if found is None or not self._is_bounded(place):
+            return found
+        return replace(found, low=-found.high, orders=weight_orders(place.module))
+
+    def _is_bounded(self, place: Place) -> bool:
+        """Say whether a weight's integers must suit every CPU: those of symmetric 8-bit grids."""
+        found = grid(place.quantizer) if place.is_weight else None
+        return (
+            self._around.quantization.weight_range == pb.WEIGHT_RANGE_EVERY_CPU
+            and self.unsigned.isdisjoint(place.names)
+            and found is not None
+            and found.symmetric
+            and (found.low, found.high) == (-128, 127)
+        )
+
+    def _bounded_places(self, names: Collection[str] | None) -> list[Place]:
+        wanted = [place for place in self._places if names is None or place.name in names]
+        return [place for place in wanted if self._is_bounded(place)]
+
+    def _keep_bounded(self, names: Collection[str] | None = None) -> None:
+        """Move what of weights breaks the plan's range on their grids."""
+        for place in self._bounded_places(names):
+            found = self._grid(place)
+            if found is None:
+                continue
+            weight = place.parameter
+            kept = kept_bounded(weight.detach(), found.scale, found.orders)
+            if kept.data_ptr() != weight.data_ptr():
+                setattr(place.module, str(place.key), _parameter(kept, weight))
+
     def _heavy_modules(self) -> Iterator[tuple[str, Any]]:
         for name, module in self._sim.named_qmodules():
             if isinstance(module, LAYERS):
@@ -257,6 +333,10 @@ class TorchQuantizedModel(QuantizedModel):
 
     def _replace(self, old: QuantizerBase, new: QuantizerBase) -> None:
         self._put([(place, new) for place in self._places if place.quantizer is old])
+
+
+def _weight_quantizer(layer: Layer) -> str:
+    return f"{layer.name}.param_quantizers.weight"
 
 
 def _arrays(outputs: Sequence[torch.Tensor]) -> list[NDArray[np.float32]]:
