@@ -56,6 +56,10 @@ def test_architecture_becomes_encodings_and_int8_onnx(
     assert result.optimized.bops == result.baseline.bops / 16
     assert result.steps[0].findings["folded_batch_norms"] == 52
     assert result.provenance.versions["aimet-torch"]
+    (cpu,), (worker,) = result.provenance.cpus, client.capabilities().workers
+    assert (cpu.attempt, bool(cpu.model)) == (1, True)
+    assert worker.HasField("int8_saturates")
+    assert cpu.int8_saturates == worker.int8_saturates
     stages = [pb.Stage.Kind.Name(report.stage.kind) for report in result.stages]
     assert [*dict.fromkeys(kind.removeprefix("KIND_") for kind in stages)] == STAGES
     assert {report.device for report in result.stages} == {"cpu"}

@@ -111,6 +111,10 @@ def warnings_of_steps(result: pb.JobResult) -> list[pb.Warning]:
     return [warning for warning in result.warnings if warning.step_id]
 
 
+def fields(cpu: pb.AttemptCpu) -> dict[str, object]:
+    return {field.name: value for field, value in cpu.ListFields()}
+
+
 def models(job: pb.Job) -> dict[str, str]:
     """Return the digests of everything that does not tell of seconds."""
     kinds = (pb.ARTIFACT_KIND_ENCODINGS, pb.ARTIFACT_KIND_FLOAT_ONNX, pb.ARTIFACT_KIND_QDQ_ONNX)
@@ -145,6 +149,9 @@ def test_the_steps_of_a_killed_worker_are_not_repeated(
         assert report.summary == other.summary
         assert report.seconds > 0
     assert warnings_of_steps(told) == warnings_of_steps(expected) != []
+    (cpu,) = expected.provenance.cpus
+    assert [*told.provenance.cpus] == [cpu, pb.AttemptCpu(**{**fields(cpu), "attempt": 2})]
+    assert "RESUMED_ON_ANOTHER_CPU" not in {warning.reason for warning in told.warnings}
     assert told.optimized.metrics == expected.optimized.metrics
     names = {one.name for one in expected.artifacts}
     assert {one.name for one in told.artifacts} == names

@@ -96,6 +96,11 @@ async def test_job_succeeds_with_its_artifact(bench: Bench) -> None:
     assert (job.attempt, job.crashes, job.result.attempt) == (1, 0, 1)
 
 
+# Part of what a worker imports early: its hello says what ONNX Runtime's kernels do.
+PROBE = {"warm_imports": ["lighten_service.worker.integers.saturation"]}
+
+
+@pytest.mark.parametrize("bench", [PROBE], indirect=True, ids=["warm"])
 async def test_warm_worker_begins_within_the_target(bench: Bench) -> None:
     await bench.end(await bench.create("events=1"))
     await asyncio.sleep(1.0)  # the next worker gets warm

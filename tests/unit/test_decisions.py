@@ -20,7 +20,9 @@ def decisions() -> Decisions:
     report = pb.StepReport(step=FOLD, seconds=0.1 + 0.2, findings={"folded_batch_norms": 7})
     report.metrics.add(metric=pb.METRIC_SQNR, value=1 / 3, samples=48)
     warning = pb.Warning(reason="TOO_FEW_SAMPLES", message="…", step_id="fold")
-    progress = Progress([report], {"fold": {"layers": [{"layer": "a", "db": 2 / 3}]}}, [warning])
+    analyses = {"fold": {"layers": [{"layer": "a", "db": 2 / 3}]}}
+    cpu = pb.AttemptCpu(attempt=1, model="AMD EPYC 7763", instruction_sets=["avx2", "fma3"])
+    progress = Progress([report], analyses, [warning], [cpu])
     return Decisions(ORIGIN, progress, {"modules": {"a": "ReLU"}})
 
 
@@ -32,6 +34,12 @@ def changed(change: Callable[[dict[str, Any]], object]) -> bytes:
 
 def test_every_bit_comes_back() -> None:
     assert Decisions.from_text(decisions().to_text().encode()) == decisions()
+
+
+def test_a_result_from_before_cpus_were_written_down_is_read() -> None:
+    read = Decisions.from_text(changed(lambda d: d.pop("cpus")))
+    assert read.progress.cpus == []
+    assert read.progress.steps == decisions().progress.steps
 
 
 @pytest.mark.parametrize(
@@ -48,6 +56,9 @@ def test_every_bit_comes_back() -> None:
         (lambda d: d.update(steps={}), "steps is no list"),
         (lambda d: d.update(analyses={"fold": []}), "fold is no dict"),
         (lambda d: d.update(warnings=[1]), "a warning is no dict"),
+        (lambda d: d.update(cpus=None), "cpus is no list"),
+        (lambda d: d.update(cpus=["AMD"]), "a CPU is no dict"),
+        (lambda d: d["cpus"][0].update(cores=2), "no AttemptCpu"),
         (lambda d: d.update(model=None), "model is no dict"),
     ],
 )

@@ -65,6 +65,7 @@ def test_everything_there_is_to_show_is_shown_once_and_in_order() -> None:
         "Where quantization loses",
         "Ranges",
         "Bits of each tensor",
+        "Integer arithmetic",
         "Checks",
         "Artifacts",
         "Provenance",
@@ -98,6 +99,45 @@ def test_a_slower_model_is_called_slower() -> None:
     assert "One inference is 1.6\N{MULTIPLICATION SIGN} slower than FP32 here" in text
 
 
+def test_the_proof_names_what_is_not_proven_and_what_is_not_tested() -> None:
+    text = full()
+    for words_of_it in (
+        "34 of 53 weights bounded, 17 exact in onnxruntime 1.31.1, 2 not proven",
+        "<strong>x86</strong> saturates without VNNI in 1 of 53 weights, worst in features.2",
+        "<strong>ARM</strong> can overflow in 2 of 53 weights, worst in features.1.conv.0.0",
+        "pairs of up to 201 in 5 of 24 channels",
+        "<small>channels 0, 3, 4, 11, 12</small>",
+        "Not tested: x86 with AVX-512 and without VNNI; runtimes other than ONNX Runtime on",
+    ):
+        assert words_of_it in text
+    assert "<summary>What is not proven</summary>" in text
+
+    result = report_sample.result()
+    result.proof.unproven, result.proof.details[1].channel_count = 140, 6
+    assert "<small>channels 0, 3, 4, 11, 12, ...</small>" in _render(result)
+    assert "<summary>What is not proven: the first 2</summary>" in _render(result)
+    result.proof.CopyFrom(
+        pb.IntegerProof(
+            x86=pb.INTEGER_VERDICT_BOUNDED, arm=pb.INTEGER_VERDICT_BOUNDED, weights=2, bounded=2
+        )
+    )
+    text = _render(result)
+    assert "2 of 2 weights bounded." in text
+    assert "is exact with and without VNNI" in text
+    assert "What is not proven" not in text
+
+
+def test_every_cpu_that_the_result_comes_from_is_named() -> None:
+    result = report_sample.result()
+    text = _render(result)
+    assert "<dt>CPU</dt><dd>AMD EPYC 7763, whose INT8 kernels saturate" in text
+    assert "avx, avx2, f16c, fma3" in text
+    result.provenance.cpus.add(attempt=2, model="AMD EPYC 9654", instruction_sets=["avx512_vnni"])
+    text = _render(result)
+    assert "<dt>CPU</dt><dd>attempt 1: AMD EPYC 7763" in text
+    assert "<dt>CPU</dt><dd>attempt 2: AMD EPYC 9654 <small>avx512_vnni" in text
+
+
 def test_a_failed_check_and_a_missed_goal_are_said_first() -> None:
     result = report_sample.result()
     result.goal.met = False
@@ -117,6 +157,8 @@ def test_what_callers_name_is_escaped_everywhere() -> None:
     result.goal.trials[0].failure = result.goal.explanation[0] = HOSTILE
     result.optimized.outputs.add(output=HOSTILE, sqnr_db=3)
     result.provenance.input_sha256[HOSTILE] = "0"
+    result.provenance.cpus[0].model = HOSTILE
+    result.proof.details[0].layer = result.proof.details[1].reason = HOSTILE
     found = report_sample.analyses()
     found["sensitivity"]["layers"][0]["layer"] = HOSTILE
     found["equalize"]["layers"][0]["layer"] = HOSTILE

@@ -29,12 +29,14 @@ from lighten_service.worker.checkpoints.reading import InvalidStepResult
 from lighten_service.worker.checkpoints.step_results import StepResult, StepResults, tell_unusable
 from lighten_service.worker.columns import Column, measure, time_columns, why_not_faster
 from lighten_service.worker.context import Reporter, StepContext
+from lighten_service.worker.cpu import this_cpu, warn_if_unlike
 from lighten_service.worker.data import Samples
 from lighten_service.worker.datasets import open_dataset
 from lighten_service.worker.engines import open_model
 from lighten_service.worker.evaluation import check_outputs
 from lighten_service.worker.fetch import Fetched, fetch_inputs
 from lighten_service.worker.guide import Known, guide
+from lighten_service.worker.integers.proof import describe, is_proven, prove
 from lighten_service.worker.model import WorkingModel
 from lighten_service.worker.produce import write_analyses, write_outputs, write_report
 from lighten_service.worker.provenance import provenance
@@ -44,6 +46,7 @@ from lighten_service.worker.publish import (
     publish_artifacts,
     publish_manifest,
 )
+from lighten_service.worker.range_cost import can_measure, measure_range_cost
 from lighten_service.worker.report import render_report
 from lighten_service.worker.samples import Head
 from lighten_service.worker.session import Assignment, Session
@@ -103,14 +106,21 @@ class Pipeline:
     steps: list[pb.StepReport] = field(default_factory=list)
     # What steps found in detail, by their id.
     analyses: dict[str, Mapping[str, object]] = field(default_factory=dict)
+    # Of the attempts that the result comes from; this one is the last.
+    cpus: list[pb.AttemptCpu] = field(init=False)
     # Where an earlier attempt got to.
     reached: StepResult | None = None
     # What came of a goal.
     goal: pb.GoalReport | None = None
+    # Of the QDQ file.
+    proof: pb.IntegerProof | None = None
+    # What its weights' range costs.
+    range_report: pb.WeightRangeReport | None = None
     _model: WorkingModel | None = None
 
     def __post_init__(self) -> None:
         self._step_results = StepResults(self.assignment, self.session, self.scratch)
+        self.cpus = [this_cpu(self.assignment.attempt)]
 
     @property
     def spec(self) -> pb.JobSpec:
@@ -244,6 +254,8 @@ class Pipeline:
             self.steps.extend(progress.steps)
             self.analyses.update(progress.analyses)
             self.stages.warnings.extend(progress.warnings)
+            self.cpus[:0] = progress.cpus
+            warn_if_unlike(context, self.cpus)
             self.stages.skip(pb.Stage.KIND_STEP, len(progress.steps))
             context.summary = f"resumed after step '{reached.step_id}' of attempt {reached.attempt}"
             context.log(context.summary)
@@ -287,7 +299,8 @@ class Pipeline:
         """Keep what the steps so far have made of the model, for the attempt after this one."""
         done = {report.step.id for report in self.steps}
         warnings = [warning for warning in self.stages.warnings if warning.step_id in done]
-        self._step_results.keep(context, Progress(self.steps, self.analyses, warnings), model)
+        progress = Progress(self.steps, self.analyses, warnings, self.cpus)
+        self._step_results.keep(context, progress, model)
 
     def _guide(self, model: WorkingModel) -> WorkingModel:
         """Return the best model that the goal's budgets allow, in place of the float one."""
@@ -337,18 +350,38 @@ class Pipeline:
             products += write_analyses(self.analyses, self.scratch / "artifacts")
             optimized = self.columns[OPTIMIZED]
             optimized.onnx = exported.qdq
+            if exported.qdq is not None:
+                self.proof = self._prove(context, exported.qdq)
             self._time(context, samples)
         if not self.spec.outputs.verify:
             return products, []
         with self.stages.enter(pb.Stage.KIND_VERIFY, "Running what was written") as context:
             checks = verify(
-                context,
+                context.part(0.0, 0.7),
                 exported,
+                proof=self.proof,
                 samples=samples,
                 fp32=self.columns["baseline"],
                 simulated=optimized,
             )
+            self._measure_range(context.part(0.7, 1.0), model)
         return products, checks
+
+    def _prove(self, context: StepContext, qdq: Path) -> pb.IntegerProof:
+        """Find out where the file gives the same digits, and say where it does not."""
+        proof = prove(qdq)
+        if not is_proven(proof):
+            context.warn("NOT_PROVEN_ON_EVERY_CPU", f"model.qdq.onnx: {describe(proof)}")
+        return proof
+
+    def _measure_range(self, context: StepContext, model: WorkingModel) -> None:
+        """Find out what weights that suit every CPU cost, where the plan has them."""
+        plan = self.spec.plan if self.goal is None else self.goal.plan
+        deployed, fp32 = self.columns[OPTIMIZED].onnx, self.columns[FP32].onnx
+        calibration = self.stages.calibration
+        if deployed is None or fp32 is None or calibration is None or not can_measure(plan):
+            return
+        self.range_report = measure_range_cost(context, model, deployed, fp32, calibration)
 
     def _time(self, context: StepContext, samples: Samples) -> None:
         """Time every file, and say it where INT8 is slower than FP32."""
@@ -373,9 +406,11 @@ class Pipeline:
                 checks=checks,
                 artifacts=artifacts,
                 warnings=self.stages.warnings,
-                provenance=provenance(self.spec, self.stages.device, fetched.sha256),
+                provenance=provenance(self.spec, self.stages.device, fetched.sha256, self.cpus),
                 metric=self._metric(),
                 goal=self.goal,
+                proof=self.proof,
+                weight_range=self.range_report,
                 stages=self.stages.reports(),
                 # columns are named after the fields of JobResult
                 **{name: column.report() for name, column in self.columns.items()},

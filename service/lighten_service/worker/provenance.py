@@ -1,6 +1,6 @@
 """What makes a result reproducible."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 
 from lighten import v1 as pb
@@ -31,11 +31,18 @@ def versions() -> dict[str, str]:
     return found
 
 
-def provenance(spec: pb.JobSpec, device: str, input_sha256: Mapping[str, str]) -> pb.Provenance:
+def provenance(
+    spec: pb.JobSpec,
+    device: str,
+    input_sha256: Mapping[str, str],
+    cpus: Sequence[pb.AttemptCpu],
+) -> pb.Provenance:
+    """Return what a result comes from. ``cpus``: of its attempts, the first one first."""
     return pb.Provenance(
         versions=versions(),
         device=device,
         seed=spec.seed,
         input_sha256=input_sha256,
         threads=thread_count(),
+        cpus=cpus,
     )

@@ -16,6 +16,9 @@ from lighten_service.worker.data import Samples
 from lighten_service.worker.evaluation import Evaluation, Reference, compare
 from lighten_service.worker.graphs.coverage import tensors_without_grid
 from lighten_service.worker.graphs.qdq import grid_differences, read_encodings, read_grids
+from lighten_service.worker.integers.exact import exact_source
+from lighten_service.worker.integers.proof import is_proven
+from lighten_service.worker.integers.saturation import saturates
 from lighten_service.worker.model import Encoding
 from lighten_service.worker.runtime import GraphSession
 from lighten_service.worker.samples import Head
@@ -51,6 +54,7 @@ def verify(
     context: StepContext,
     exported: Exported,
     *,
+    proof: pb.IntegerProof | None,
     samples: Samples,
     fp32: Column,
     simulated: Column,
@@ -64,8 +68,9 @@ def verify(
     if exported.qdq is not None:
         qdq = _read_qdq(exported.qdq)
         checks.append(_check_grids(qdq, exported.encodings))
-        for optimized, part in ((False, context.part(0.0, 0.5)), (True, context.part(0.5, 1.0))):
-            checks.append(_check_runtime(part, qdq, samples, fp32, simulated, optimized))
+        runs = _Runs(qdq, samples, fp32, simulated)
+        checks.append(runs.check(context.part(0.0, 0.5), qdq.path, "unoptimized"))
+        checks.append(_check_optimized(context.part(0.5, 1.0), runs, proof))
     failed = [check for check in checks if not check.passed]
     if failed:
         raise Internal(
@@ -114,56 +119,93 @@ def _check_grids(qdq: _Qdq, encodings: Path) -> pb.Check:
     )
 
 
-def _check_runtime(
-    context: StepContext,
-    qdq: _Qdq,
-    samples: Samples,
-    fp32: Column,
-    simulated: Column,
-    optimized: bool,
-) -> pb.Check:
-    """Compare ONNX Runtime with FP32 and with the simulation, on the same samples.
+@dataclass(frozen=True, slots=True)
+class _Runs:
+    """Runs the QDQ graph in ONNX Runtime, on the same samples as FP32 and the simulation."""
 
-    An output passes when its SQNR to FP32 is at most 1 dB below the simulation's, or when it
-    differs from the simulation by no more than one step of its grid: a rounding tie that falls
-    the other way is that large, and weighs more than 1 dB where the grid is coarse.
+    qdq: _Qdq
+    samples: Samples
+    fp32: Column
+    simulated: Column
+
+    def check(self, context: StepContext, source: Path | onnx.ModelProto, level: str) -> pb.Check:
+        """Compare ONNX Runtime with FP32 and with the simulation.
+
+        An output passes when its SQNR to FP32 is at most 1 dB below the simulation's, or when it
+        differs from the simulation by no more than one step of its grid: a rounding tie that falls
+        the other way is that large, and weighs more than 1 dB where the grid is coarse.
+        """
+        found = self._record(context, source, level)
+        to_fp32 = compare(found, self.fp32.recorded)
+        to_simulation = compare(found, self.simulated.recorded)
+        expected = compare(self.simulated.recorded, self.fp32.recorded, limit=found.count)
+        found.close()
+        values, passed = {}, True
+        steps = {name: max(grid.scales) for name, grid in self.qdq.grids.items()}
+        for real, simulation, ideal in zip(
+            to_fp32.outputs, to_simulation.outputs, expected.outputs, strict=True
+        ):
+            name = real.output
+            one_step = simulation.max_abs_error <= steps.get(name, 0.0) * _ROUNDING
+            close = real.sqnr_db >= ideal.sqnr_db - TOLERANCE_DB
+            passed = passed and (close or one_step or name not in self.qdq.signals)
+            values[f"sqnr_to_fp32_db/{name}"] = real.sqnr_db
+            values[f"simulation_sqnr_to_fp32_db/{name}"] = ideal.sqnr_db
+            values[f"sqnr_to_simulation_db/{name}"] = simulation.sqnr_db
+            values[f"max_abs_error_to_simulation/{name}"] = simulation.max_abs_error
+        agreement = to_simulation.value(pb.METRIC_AGREEMENT)
+        if agreement is not None:
+            values["agreement_with_simulation"] = agreement
+        return pb.Check(
+            name=f"onnxruntime_{level}",
+            passed=passed,
+            detail=f"SQNR to FP32 {_sqnr(to_fp32):.1f} dB, the simulation's "
+            f"{_sqnr(expected):.1f} dB, to the simulation {_sqnr(to_simulation):.1f} dB, "
+            f"{found.count} samples",
+            values=values,
+        )
+
+    def to_fp32(self, context: StepContext, source: Path, level: str) -> Evaluation:
+        """Compare ONNX Runtime with FP32 alone."""
+        found = self._record(context, source, level)
+        evaluation = compare(found, self.fp32.recorded)
+        found.close()
+        return evaluation
+
+    def _record(
+        self, context: StepContext, source: Path | onnx.ModelProto, level: str
+    ) -> Reference:
+        runtime = GraphSession(source, optimize=level != "unoptimized")
+        samples = Head(self.samples, SAMPLES)
+        return Reference.record(
+            runtime.predict,
+            samples,
+            context.scratch / "outputs" / f"runtime-{level}",
+            on_batch=lambda done: context.progress(done, samples.count, "samples"),
+        )
+
+
+def _check_optimized(context: StepContext, runs: _Runs, proof: pb.IntegerProof | None) -> pb.Check:
+    """Check the graph as users run it, in the same integer arithmetic on every CPU.
+
+    Where this CPU saturates and the file is not proven, its twin with unsigned weights is checked,
+    and what the file itself gives here stands beside.
     """
-    level = "optimized" if optimized else "unoptimized"
-    runtime = GraphSession(qdq.path, optimize=optimized)
-    samples = Head(samples, SAMPLES)
-    found = Reference.record(
-        runtime.predict,
-        samples,
-        context.scratch / "outputs" / f"runtime-{level}",
-        on_batch=lambda done: context.progress(done, samples.count, "samples"),
+    path = runs.qdq.path
+    if (proof is not None and is_proven(proof)) or not saturates():
+        return runs.check(context, path, "optimized")
+    check = runs.check(context.part(0.0, 0.5), exact_source(path, context.scratch), "optimized")
+    here = runs.to_fp32(context.part(0.5, 1.0), path, "published")
+    for output in here.outputs:
+        check.values[f"published_sqnr_to_fp32_db/{output.output}"] = output.sqnr_db
+    check.detail += f"; in exact arithmetic. On this CPU the file itself has {_sqnr(here):.1f} dB"
+    context.warn(
+        "SATURATED_ON_THIS_CPU",
+        f"on the worker's CPU, which has no VNNI, the QDQ file comes to {_sqnr(here):.1f} dB of "
+        f"FP32; in exact arithmetic ({check.detail.partition(';')[0]}). Use weight_range "
+        "EVERY_CPU, or run it elsewhere",
     )
-    to_fp32 = compare(found, fp32.recorded)
-    to_simulation = compare(found, simulated.recorded)
-    expected = compare(simulated.recorded, fp32.recorded, limit=found.count)
-    found.close()
-    values, passed = {}, True
-    steps = {name: max(grid.scales) for name, grid in qdq.grids.items()}
-    for real, simulation, ideal in zip(
-        to_fp32.outputs, to_simulation.outputs, expected.outputs, strict=True
-    ):
-        name = real.output
-        one_step = simulation.max_abs_error <= steps.get(name, 0.0) * _ROUNDING
-        close = real.sqnr_db >= ideal.sqnr_db - TOLERANCE_DB
-        passed = passed and (close or one_step or name not in qdq.signals)
-        values[f"sqnr_to_fp32_db/{name}"] = real.sqnr_db
-        values[f"simulation_sqnr_to_fp32_db/{name}"] = ideal.sqnr_db
-        values[f"sqnr_to_simulation_db/{name}"] = simulation.sqnr_db
-        values[f"max_abs_error_to_simulation/{name}"] = simulation.max_abs_error
-    agreement = to_simulation.value(pb.METRIC_AGREEMENT)
-    if agreement is not None:
-        values["agreement_with_simulation"] = agreement
-    return pb.Check(
-        name=f"onnxruntime_{level}",
-        passed=passed,
-        detail=f"SQNR to FP32 {_sqnr(to_fp32):.1f} dB, the simulation's {_sqnr(expected):.1f} dB, "
-        f"to the simulation {_sqnr(to_simulation):.1f} dB, {found.count} samples",
-        values=values,
-    )
+    return check
 
 
 def _is_float(value: onnx.ValueInfoProto) -> bool:

@@ -4,7 +4,7 @@ Enough to build the model's structure without data, and what the finished steps 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,6 +12,7 @@ from lighten import v1 as pb
 from lighten_service.worker.checkpoints.reading import (
     Facts,
     InvalidStepResult,
+    M,
     filled,
     parse,
     plain,
@@ -30,6 +31,7 @@ _NAMES: Final = frozenset(
         "steps",
         "analyses",
         "warnings",
+        "cpus",
         "model",
     }
 )
@@ -44,6 +46,8 @@ class Progress:
     # What steps found in detail, by their id.
     analyses: dict[str, Mapping[str, object]] = field(default_factory=dict)
     warnings: list[pb.Warning] = field(default_factory=list)
+    # Of the attempts that ran the steps, the first one first; none where that was not written down.
+    cpus: list[pb.AttemptCpu] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,7 @@ class Decisions:
             "steps": [plain(report) for report in self.progress.steps],
             "analyses": self.progress.analyses,
             "warnings": [plain(warning) for warning in self.progress.warnings],
+            "cpus": [plain(cpu) for cpu in self.progress.cpus],
             "model": self.model,
         }
         return json.dumps(document, allow_nan=False, separators=(",", ":")) + "\n"
@@ -116,10 +121,13 @@ def _origin(document: Facts) -> Origin:
 def _progress(document: Facts) -> Progress:
     analyses = take(document, "analyses", dict)
     return Progress(
-        [filled(typed(o, dict, "a step"), pb.StepReport()) for o in take(document, "steps", list)],
+        _messages(document, "steps", "a step", pb.StepReport),
         {name: typed(found, dict, name) for name, found in analyses.items()},
-        [
-            filled(typed(one, dict, "a warning"), pb.Warning())
-            for one in take(document, "warnings", list)
-        ],
+        _messages(document, "warnings", "a warning", pb.Warning),
+        # Younger than the format.
+        _messages(document, "cpus", "a CPU", pb.AttemptCpu) if "cpus" in document else [],
     )
+
+
+def _messages(document: Facts, name: str, noun: str, kind: Callable[[], M]) -> list[M]:
+    return [filled(typed(one, dict, noun), kind()) for one in take(document, name, list)]

@@ -12,6 +12,7 @@ from lighten_service.worker.model import Encoding
 from lighten_service.worker.report import overview, progress, sensitivity, words
 from lighten_service.worker.report.comparison import comparison
 from lighten_service.worker.report.grids import grids
+from lighten_service.worker.report.integers import proof
 
 if TYPE_CHECKING:
     from lighten_service.worker.analyses import Equalization, Sensitivity
@@ -55,6 +56,7 @@ def render_report(
         ranges=sensitivity.ranges(measured) if measured else None,
         equalized=sensitivity.equalized(moved.get("layers", [])) if moved else [],
         grids=grids(encodings),
+        proof=proof(result.proof) if result.HasField("proof") else None,
     )
 
 
@@ -69,6 +71,7 @@ def _environment() -> Environment:
     )
     environment.filters["size"] = text.size
     environment.filters["artifact_kind"] = text.artifact_kind
+    environment.filters["cpu"] = text.cpu
     environment.filters["count"] = words.count
     environment.filters["plural"] = words.plural
     return environment
