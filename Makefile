@@ -4,8 +4,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 UV := $(BIN)/uv --no-config
-COMPILE := $(UV) pip compile --quiet --upgrade --generate-hashes --python-version 3.11 \
-	--python-platform x86_64-manylinux_2_34 --custom-compile-command "make lock"
+COMPILE_FOR := $(UV) pip compile --quiet --upgrade --generate-hashes --python-version 3.11 \
+	--custom-compile-command "make lock" --python-platform
+COMPILE := $(COMPILE_FOR) x86_64-manylinux_2_34
 STUBS := client/lighten/v1
 PROTOS := $(wildcard protos/lighten/v1/*.proto)
 TESTS ?= tests
@@ -87,6 +88,7 @@ lock: .venv/.ready ## Lock the dependencies anew
 	$(COMPILE) --no-deps requirements/models.in -o requirements/models.txt
 	$(COMPILE) requirements/peers.in -o requirements/peers.txt
 	$(COMPILE) --extra server --extra kubernetes --extra worker --extra torch --extra dev pyproject.toml -o requirements/dev.txt
+	$(COMPILE_FOR) aarch64-manylinux_2_28 -c requirements/dev.txt requirements/arm.in -o requirements/arm.txt
 	$(COMPILE) requirements/build.in -o requirements/build.txt
 	$(COMPILE) --extra server --extra kubernetes -c requirements/dev.txt pyproject.toml -o requirements/server.txt
 	$(COMPILE) --extra worker --override requirements/worker-gpu-override.txt -c requirements/dev.txt \

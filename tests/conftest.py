@@ -9,7 +9,7 @@ import structlog
 
 from tests.support.seaweedfs import SeaweedFS
 
-pytest_plugins = ["tests.support.cluster.fixtures"]
+pytest_plugins = ["tests.support.cluster.fixtures", "tests.support.emulation.fixtures"]
 
 
 def pytest_configure() -> None:

@@ -3,14 +3,16 @@
 import hashlib
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 
-def unpack(lock: Path, folder: Path, announce: Callable[[], None]) -> Path:
+def unpack(
+    lock: Path, folder: Path, announce: Callable[[], None], options: Sequence[str] = ()
+) -> Path:
     """Unpack the packages of a lock file into a folder, unless they are there, and return it.
 
-    ``announce`` is called before anything is downloaded.
+    ``announce`` is called before anything is downloaded; ``options`` are those of `uv pip install`.
 
     Raises:
         subprocess.CalledProcessError: a package could not be installed.
@@ -21,6 +23,6 @@ def unpack(lock: Path, folder: Path, announce: Callable[[], None]) -> Path:
         announce()
         uv = Path(sys.executable).with_name("uv")
         command = [uv, "--no-config", "pip", "install", "--quiet", "--no-deps", "--require-hashes"]
-        subprocess.run([*command, "--target", folder, "-r", lock], check=True)
+        subprocess.run([*command, *options, "--target", folder, "-r", lock], check=True)
         stamp.write_text(digest)
     return folder

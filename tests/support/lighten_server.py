@@ -42,14 +42,20 @@ class LightenServer:
         data_dir: database, objects and logs.
         settings: environment variables ``LIGHTEN_…`` over those of this process.
         log: file that takes its output; below ``data_dir`` by default.
+        module: what to run.
     """
 
     def __init__(
-        self, data_dir: Path, settings: Mapping[str, str] | None = None, log: Path | None = None
+        self,
+        data_dir: Path,
+        settings: Mapping[str, str] | None = None,
+        log: Path | None = None,
+        module: str = "lighten_service.server",
     ) -> None:
         self.data_dir = data_dir
         self.log = log or data_dir / "server.log"
         self._settings = dict(settings or {})
+        self._module = module
         self._ports = {"LIGHTEN_PORT": "0", "LIGHTEN_HTTP_PORT": "0", "LIGHTEN_METRICS_PORT": "0"}
         self._process: subprocess.Popen[bytes] | None = None
         self.target = ""
@@ -68,7 +74,7 @@ class LightenServer:
         own = {"LIGHTEN_DATA_DIR": str(self.data_dir), **self._ports, **self._settings}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "lighten_service.server", "--ready-file", str(ready)],
+                [sys.executable, "-m", self._module, "--ready-file", str(ready)],
                 env={**os.environ, **own},
                 stdout=log,
                 stderr=subprocess.STDOUT,
