@@ -30,6 +30,8 @@ def test_a_goal_gives_a_model_its_trials_and_a_plan_to_submit_again(
     assert {e.trial for e in events if e.stage.kind == pb.Stage.KIND_GUIDE} >= {goal.winner}
     assert all(check.passed for check in job.result.checks)
     assert goal.explanation
+    assert goal.plan.quantization.weight_range == pb.WEIGHT_RANGE_EVERY_CPU
+    assert (job.result.proof.weights, job.result.proof.unproven) == (3, 0)
 
     winner = next(trial for trial in goal.trials if trial.name == goal.winner)
     optimized = {item.metric: item.value for item in job.result.optimized.metrics}

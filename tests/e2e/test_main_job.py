@@ -53,6 +53,11 @@ def test_architecture_becomes_encodings_and_int8_onnx(
         assert report.macs > 1e6
         assert report.latency.median_seconds > 0
     assert result.baseline.file_bytes / result.optimized.file_bytes > 3.3
+    # 53 weights: what no kernel saturates on, and depthwise layers.
+    assert (result.proof.weights, result.proof.unproven) == (53, 0)
+    assert result.proof.bounded > 30
+    assert result.weight_range.samples == 32
+    assert "NOT_PROVEN_ON_EVERY_CPU" not in {warning.reason for warning in result.warnings}
     assert result.optimized.bops == result.baseline.bops / 16
     assert result.steps[0].findings["folded_batch_norms"] == 52
     assert result.provenance.versions["aimet-torch"]

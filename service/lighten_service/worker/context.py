@@ -66,6 +66,8 @@ class StepContext:
         self.check()
         share = done / total if total else 0.0
         fraction = self.fraction_start + (self.fraction_end - self.fraction_start) * share
+        # Sums of parts differ in their last bits, and it never decreases.
+        fraction = round(fraction, 9)
         self._send(
             progress=pb.Progress(
                 stage=self.stage, done=done, total=total, unit=unit, fraction=min(fraction, 1.0)
