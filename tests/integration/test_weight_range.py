@@ -89,7 +89,16 @@ def engine(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.mark.parametrize("name", PLANS)
+# What both engines share is tried on the quicker one.
+SHARED = ("percentile", "equalized", "corrected", "widened")
+CASES = [
+    pytest.param(engine, name, marks=[pytest.mark.slow] * (engine == "torch" and name in SHARED))
+    for engine in ENGINES
+    for name in PLANS
+]
+
+
+@pytest.mark.parametrize(("engine", "name"), CASES)
 def test_the_published_file_is_proven_after_each_step(
     engine: str, name: str, tmp_path: Path
 ) -> None:
