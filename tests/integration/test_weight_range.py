@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from lighten_service.worker.integers.proof import is_proven, prove
 from onnx import TensorProto, helper, numpy_helper
 
 from lighten import v1 as pb
@@ -15,6 +14,7 @@ from lighten_service.jobs.errors import InvalidArgument
 from lighten_service.worker.checkpoints.reading import Facts
 from lighten_service.worker.graphs.qdq import grid_differences, read_grids
 from lighten_service.worker.graphs.walk import array, constants
+from lighten_service.worker.integers.proof import is_proven, prove
 from tests.support.depthwise_net import DepthwiseNet, pictures
 from tests.support.technique_kit import ENGINES, Bench, InMemory, open_engine, open_graph
 
