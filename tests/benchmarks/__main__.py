@@ -13,6 +13,7 @@ NAMES = (
     "sensitivity",
     "fashion",
     "peers",
+    "cpus",
     "warm_start",
     "control_plane",
     "store",

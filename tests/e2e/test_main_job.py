@@ -123,10 +123,16 @@ def test_an_upload_is_quantized_without_storage_credentials(
         "artifact": {"uri": uploaded.uri, "sha256": uploaded.sha256},
         "format": "ONNX",
     }
+    # For a fleet whose CPUs are known; the file does not know them.
+    onnx_spec["plan"]["quantization"] = {"weight_range": "FULL"}  # type: ignore[index]
     job, _ = run(client, onnx_spec)
 
     assert job.state == pb.JOB_STATE_SUCCEEDED, job.error
     assert job.result.provenance.input_sha256[uploaded.uri] == uploaded.sha256
+    told = {warning.reason: warning.message for warning in job.result.warnings}
+    assert "saturates without VNNI" in told["NOT_PROVEN_ON_EVERY_CPU"]
+    assert job.result.proof.x86 == pb.INTEGER_VERDICT_SATURATES
+    assert not job.result.HasField("weight_range")
 
 
 def test_a_wrong_digest_fails_the_job_and_names_the_object(

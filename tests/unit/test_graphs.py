@@ -1,5 +1,6 @@
 """Saving, counting, reading and cleaning ONNX graphs."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +199,19 @@ class TestGrids:
         exact = Encoding("a", 8, False, False, (0.1,), (0,), False)
         stored = Encoding("a", 8, False, False, (float(np.float32(0.1)),), (0,), False)
         assert grid_differences({"a": stored}, [exact]) == []
+
+    @pytest.mark.parametrize(
+        ("signed", "offset", "equal"),
+        [(False, -128, True), (False, -127, False), (True, 0, True), (True, -1, False)],
+    )
+    def test_unsigned_weights_with_their_zero_point_in_the_middle_are_signed_ones(
+        self, signed: bool, offset: int, equal: bool
+    ) -> None:
+        stored = Encoding("w", 8, signed, False, (0.5, 0.25), (offset, offset), True)
+        signed_grid = Encoding("w", 8, True, True, (0.5, 0.25), (0, 0), True)
+        assert (grid_differences({"w": stored}, [signed_grid]) == []) is equal
+        activation = Encoding("w", 8, False, False, (0.5,), (-128,), False)
+        assert grid_differences({"w": activation}, [replace(activation, signed=True, offsets=(0,))])
 
 
 class TestCoverage:
