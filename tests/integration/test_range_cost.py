@@ -52,7 +52,7 @@ def test_the_layers_named_win_back_what_is_promised(engine: str, tmp_path: Path)
     bench = bench_of(engine, tmp_path / "bound", config())
     report = measure(bench)
     assert report is not None
-    assert report.samples == 64
+    assert report.samples == range_cost.SAMPLES
     assert report.full_range_sqnr_db > report.every_cpu_sqnr_db + range_cost.WORTH_DB
     lost = report.full_range_sqnr_db - report.every_cpu_sqnr_db
     assert report.uint8_sqnr_db > report.every_cpu_sqnr_db + 0.6 * lost

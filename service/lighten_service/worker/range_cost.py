@@ -29,8 +29,8 @@ from lighten_service.worker.runtime import GraphSession, thread_count
 from lighten_service.worker.samples import Head, first_samples
 
 # Calibration samples that files are compared on; and that one layer after the other is tried on.
-SAMPLES: Final = 64
-_TRIED_SAMPLES: Final = 16
+SAMPLES: Final = 32
+_TRIED_SAMPLES: Final = 8
 # Loss from which on layers are looked for, dB.
 WORTH_DB: Final = 0.5
 # Layers tried one by one: those whose weights the bound changed most.
@@ -104,16 +104,17 @@ def _mixtures(context: StepContext, model: WorkingModel, deployed: Path, folder:
     context.check()
     quantized = model.quantized_model()
     path = folder / "full.onnx"
-    before = {each.tensor: each for each in model.encodings()}
+    bound_grids = {each.tensor: each for each in model.encodings()}
     with quantized.full_range():
         model.export_qdq(path)
-        after = {each.tensor: each for each in model.encodings()}
+        full_grids = {each.tensor: each for each in model.encodings()}
     bound, full = onnx.load(deployed), onnx.load(path)
     layers = {each.name: each.layer for each in quantized.quantizers() if each.is_weight}
     layers |= {each.weight: each.name for each in quantized.layers()}
     changed = [name for name in differing_weights(bound, full) if name in layers]
     growth = {
-        name: float(np.mean(np.divide(before[name].scales, after[name].scales))) for name in changed
+        name: float(np.mean(np.divide(bound_grids[name].scales, full_grids[name].scales)))
+        for name in changed
     }
     changed.sort(key=lambda name: -growth[name])
     return _Mixtures(bound, unsigned_twin(full, changed), changed, layers, folder)

