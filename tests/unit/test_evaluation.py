@@ -9,7 +9,13 @@ import pytest
 from lighten import v1 as pb
 from lighten_service.jobs.errors import FailedPrecondition, Internal, InvalidArgument
 from lighten_service.worker.data import LabelledBatch
-from lighten_service.worker.evaluation import Evaluation, Reference, compare, evaluate
+from lighten_service.worker.evaluation import (
+    Evaluation,
+    Reference,
+    compare,
+    evaluate,
+    excess_noise,
+)
 from lighten_service.worker.metrics import sqnr_db
 
 
@@ -227,6 +233,29 @@ def test_recorded_outputs_compare_as_live_ones_do(tmp_path, rng):
     assert head.value(pb.METRIC_SQNR) == pytest.approx(
         10 * np.log10((x**2).sum() / ((x - y) ** 2).sum())
     )
+
+
+def test_excess_noise_is_told_in_standard_errors(tmp_path, rng):
+    ideal = rng.standard_normal((200, 5)).astype(np.float32)
+    little, much = noisy(ideal, rng, 0.1), noisy(ideal, rng, 0.2)
+
+    def recorded(name: str, values: np.ndarray, count: int = 200) -> Reference:
+        return Reference.record(model(y=values), Rows(count), tmp_path / name)
+
+    expected, one, two = recorded("ideal", ideal), recorded("one", little), recorded("two", much)
+    difference = ((much - ideal) ** 2).sum(1, dtype=float) - 1.5 * ((little - ideal) ** 2).sum(1)
+    errors = difference.mean() / (difference.std(ddof=1) / np.sqrt(200))
+    assert excess_noise(two, one, expected, 1.5)["y"] == pytest.approx(errors, rel=1e-5)
+    assert errors > 10
+    assert excess_noise(one, two, expected, 1.5)["y"] < -10
+
+    # One sample that went astray is no sign of more noise; a single sample tells nothing.
+    astray = little.copy()
+    astray[3] += 2
+    assert 0 < excess_noise(recorded("astray", astray), one, expected, 1.0)["y"] < 2
+    single = recorded("single", much, 1)
+    assert excess_noise(single, one, expected, 1.0)["y"] == np.inf
+    assert excess_noise(recorded("same", little), one, expected, 1.0)["y"] == 0
 
 
 def test_an_evaluation_without_anything_to_measure_is_empty():

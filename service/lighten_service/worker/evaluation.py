@@ -130,6 +130,41 @@ def compare(found: "Reference", expected: "Reference", *, limit: int | None = No
     return Evaluation(count, comparison.results(), comparison.fidelity())
 
 
+def excess_noise(
+    found: "Reference", other: "Reference", expected: "Reference", factor: float
+) -> dict[str, float]:
+    """Return by output how much more noise there is in one model than ``factor`` times another's.
+
+    In standard errors of the paired difference over samples; infinite for a single one. Both are
+    compared with ``expected``, on the samples that all three begin with.
+    """
+    count = min(found.count, other.count, expected.count)
+    differences: dict[str, list[NDArray[np.float64]]] = {name: [] for name in found.output_names}
+    rows = max(_COMPARED_BYTES // max(found.sample_bytes, 1), 1)
+    for start in range(0, count, rows):
+        size = min(rows, count - start)
+        ideal, one, two = (each.rows(start, size) for each in (expected, found, other))
+        for name, parts in differences.items():
+            noise = _noise(ideal[name], one[name]) - factor * _noise(ideal[name], two[name])
+            parts.append(noise)
+    return {name: _standard_errors(np.concatenate(parts)) for name, parts in differences.items()}
+
+
+def _noise(expected: NDArray[np.float32], found: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the squared error of each sample."""
+    error = (found.astype(np.float64) - expected).reshape(len(found), -1)
+    noise: NDArray[np.float64] = np.square(error).sum(axis=1)
+    return noise
+
+
+def _standard_errors(differences: NDArray[np.float64]) -> float:
+    mean, count = float(differences.mean()), len(differences)
+    error = float(differences.std(ddof=1)) / math.sqrt(count) if count > 1 else 0.0
+    if error:
+        return mean / error
+    return math.copysign(math.inf, mean) if mean else 0.0
+
+
 def check_outputs(outputs: Mapping[str, NDArray[np.float32]], done: int, size: int) -> None:
     """Raise FailedPrecondition unless every output is finite and has one row a sample."""
     for name, values in outputs.items():
