@@ -91,6 +91,21 @@ def test_the_model_is_as_it_was(engine: str, tmp_path: Path) -> None:
     assert (tmp_path / "after.onnx").read_bytes() == deployed
 
 
+def test_many_layers_stand_in_the_result_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(range_cost, "_NAMED", 1)
+    monkeypatch.setattr(range_cost, "_ENOUGH", 2.0)  # out of reach: every layer is named
+    bench = bench_of("onnx", tmp_path / "bound", config())
+    report = measure(bench)
+    assert report is not None
+    assert len(report.uint8_layers) == 8
+    assert report.uint8_sqnr_db == pytest.approx(report.full_range_sqnr_db, abs=1e-9)
+    (warning,) = bench.warnings
+    assert "8 layers" in warning.message
+    assert warning.message.endswith("JobResult.weight_range.uint8_layers has")
+
+
 def test_a_small_loss_is_told_and_no_layer_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

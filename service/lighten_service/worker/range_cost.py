@@ -5,7 +5,7 @@ of its weights, in exact arithmetic, and against mixtures of both.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -35,9 +35,11 @@ _TRIED_SAMPLES: Final = 8
 WORTH_DB: Final = 0.5
 # Layers tried one by one: those whose weights the bound changed most.
 _TRIED: Final = 12
-# Share of what the best mixture wins back that fewer layers must win back.
-_ENOUGH: Final = 0.7
+# Share of the loss that the layers named must win back.
+_ENOUGH: Final = 0.6
 _LATENCY_SECONDS: Final = 3.0
+# Layers that a warning names; the result has all.
+_NAMED: Final = 8
 _FINAL: Final = frozenset({"ada_round", "sequential_mse", "reestimate_batch_norms"})
 
 
@@ -161,21 +163,27 @@ def _advise(
     """Find the few layers that cost most, and say what storing them as UINT8 gains and takes."""
     tried = mixtures.tensors[:_TRIED]
     alone = {name: judge.sqnr_db(mixtures.write([name]), _TRIED_SAMPLES) for name in tried}
-    ordered = sorted(tried, key=lambda name: -alone[name])
-    counts = [count for count in (1, 2, 4, 8) if count <= len(ordered)]
-    found = {count: judge.sqnr_db(mixtures.write(ordered[:count])) for count in counts}
-    lost = report.every_cpu_sqnr_db
-    enough = lost + _ENOUGH * (max(found.values()) - lost)
-    count = next(count for count in counts if found[count] >= enough)
-    if found[count] <= lost:
-        return
-    chosen = ordered[:count]
+    ordered = [*sorted(tried, key=lambda name: -alone[name]), *mixtures.tensors[_TRIED:]]
+    lost = report.full_range_sqnr_db - report.every_cpu_sqnr_db
+    for count in _doubling(len(ordered)):
+        chosen = ordered[:count]
+        report.uint8_sqnr_db = judge.sqnr_db(mixtures.write(chosen))
+        if report.uint8_sqnr_db >= report.every_cpu_sqnr_db + _ENOUGH * lost:
+            break
     report.uint8_layers.extend(mixtures.layers[name] for name in chosen)
-    report.uint8_sqnr_db = found[count]
     report.uint8_latency_ratio = _latency_ratio(
         context, deployed, mixtures.write(chosen), judge.samples
     )
     context.warn("WEIGHT_RANGE_COSTS", _sentence(report))
+
+
+def _doubling(most: int) -> Iterator[int]:
+    """Yield 1, 2, 4 and so on, and the last one."""
+    count = 1
+    while count < most:
+        yield count
+        count *= 2
+    yield most
 
 
 def _latency_ratio(context: StepContext, deployed: Path, mixed: Path, samples: Samples) -> float:
@@ -192,13 +200,20 @@ def _latency_ratio(context: StepContext, deployed: Path, mixed: Path, samples: S
 
 def _sentence(report: pb.WeightRangeReport) -> str:
     count = len(report.uint8_layers)
-    select = pb.LayerSelector(layers=report.uint8_layers)
-    override = pb.LayerOverride(select=select, uint8_weights=True)
-    setting = json.dumps(MessageToDict(override, preserving_proto_field_name=True))
     return (
         f"weights that suit every CPU bring this model to {report.every_cpu_sqnr_db:.1f} dB on "
         f"{report.samples} calibration samples, the full range to {report.full_range_sqnr_db:.1f}. "
         f"With {'1 layer' if count == 1 else f'{count} layers'} stored as UINT8 it comes to "
         f"{report.uint8_sqnr_db:.1f} dB, for {report.uint8_latency_ratio:.2f} times the latency on "
-        f"this CPU and more on one without VNNI: add to plan.quantization.overrides {setting}"
+        "this CPU and more on one without VNNI: add to plan.quantization.overrides "
+        f"{_setting(report)}"
     )
+
+
+def _setting(report: pb.WeightRangeReport) -> str:
+    """Return the override that stores the layers so, or where to find them if they are many."""
+    if len(report.uint8_layers) > _NAMED:
+        return "uint8_weights for the layers that JobResult.weight_range.uint8_layers has"
+    select = pb.LayerSelector(layers=report.uint8_layers)
+    override = pb.LayerOverride(select=select, uint8_weights=True)
+    return json.dumps(MessageToDict(override, preserving_proto_field_name=True))
