@@ -83,7 +83,7 @@ class OnnxQuantized(QuantizedModel):
         Args:
             names: of weights; all by default.
         """
-        for name in self._simulation.weights if names is None else names:
+        for name in sorted(self._simulation.weights if names is None else names):
             grid = self._grid(name)
             if grid is not None and self._simulation.bounds(name):
                 weight = self._tensor(self._parameters.get(name))
