@@ -19,7 +19,7 @@ from tests.support.emulation.cpu import Cpu
 
 PROVEN = (pb.INTEGER_VERDICT_BOUNDED, pb.INTEGER_VERDICT_EXACT_IN_RUNTIME)
 PAIRED = {form.name for form in kf.FORMS if form.pairs}
-ROUNDS_ON_X86, ROUNDS_ON_ARM = 12, 3
+ROUNDS_ON_X86, ROUNDS_ON_ARM = 8, 2
 
 # Integers of a form: its data or its weight.
 Make = Callable[[kf.Form, np.random.Generator], kf.Integers]
