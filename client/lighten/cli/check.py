@@ -37,7 +37,7 @@ def check(
         typer.Option(
             "--twin",
             metavar="FILE",
-            help="Write it here with weights as UINT8: the same grid, slower on x86 without VNNI.",
+            help="Write it here with weights as UINT8: the same grid, slower on most CPUs.",
         ),
     ] = None,
     output: OutputOption = Output.TEXT,

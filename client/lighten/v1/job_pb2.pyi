@@ -634,9 +634,7 @@ class WeightRangeReport(_message.Message):
     uint8_sqnr_db: _builtins.float
     """SQNR with these layers stored so."""
     uint8_latency_ratio: _builtins.float
-    """Latency of that file relative to the deployed one, on the worker's CPU. On one without VNNI it is
-    slower.
-    """
+    """Latency of that file relative to the deployed one, on the worker's CPU; other CPUs differ."""
     @_builtins.property
     def uint8_layers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Where the full range is better by more than 0.5 dB: the few layers that cost most of it. Stored

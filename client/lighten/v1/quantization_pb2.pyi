@@ -240,7 +240,7 @@ class LayerOverride(_message.Message):
     uint8_weights: _builtins.bool
     """Keep the full range of their symmetric INT8 weights, whatever QuantizationConfig.weight_range
     says, and store them as UINT8 (each integer plus 128, zero point 128) in the QDQ file alone: the
-    same grid, exact on every CPU, slower on x86 without VNNI. Not for files that go on to TensorRT,
+    same grid, exact on every CPU, slower on most. Not for files that go on to TensorRT,
     NNAPI or QNN, which take signed weights. Excludes leave_float; needs a QDQ file.
     """
     @_builtins.property

@@ -205,7 +205,7 @@ def _sentence(report: pb.WeightRangeReport) -> str:
         f"{report.samples} calibration samples, the full range to {report.full_range_sqnr_db:.1f}. "
         f"With {'1 layer' if count == 1 else f'{count} layers'} stored as UINT8 it comes to "
         f"{report.uint8_sqnr_db:.1f} dB, for {report.uint8_latency_ratio:.2f} times the latency on "
-        "this CPU and more on one without VNNI: add to plan.quantization.overrides "
+        "this CPU (others differ): add to plan.quantization.overrides "
         f"{_setting(report)}"
     )
 

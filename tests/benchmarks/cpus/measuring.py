@@ -81,9 +81,9 @@ class Measuring:
             command = files.lighten_command(self._folder, file)
             self._try(file, lambda command=command, key=file.key: self._run(command, key))
         self._write_twin()
-        self.result.here = self._judge((), _ALL)
+        self.result.here = self._judge("here", (), _ALL)
         emulated = settings.emulated or model.emulated
-        self.result.without = self._judge(settings.without.prefix, emulated)
+        self.result.without = self._judge("without-vnni", settings.without.prefix, emulated)
         return self.result
 
     def measure_time(self) -> None:
@@ -113,7 +113,7 @@ class Measuring:
     def _made(self) -> list[File]:
         return [file for file in FILES if (self._folder / file.path).exists()]
 
-    def _judge(self, prefix: Sequence[str], count: int) -> dict[str, Found]:
+    def _judge(self, name: str, prefix: Sequence[str], count: int) -> dict[str, Found]:
         """Return what was found by path, on the first samples; ``prefix`` chooses the CPU."""
         paths = {
             path
@@ -129,7 +129,7 @@ class Measuring:
             own = sorted(path for path in paths if path.endswith(".xml") == (runtime == "openvino"))
             program = [python, "-m", "tests.benchmarks.cpus.judge", self._folder, str(count)]
             command = [*prefix, *program, runtime, *own]
-            found = {**found, **self._answer(command, f"judge-{runtime}")}
+            found = {**found, **self._answer(command, f"judge-{name}-{runtime}")}
         return {path: Found.of(each) for path, each in found.items()}
 
     def _run(self, command: Command, name: str) -> str:

@@ -1,10 +1,11 @@
 """What pair-safe files shall keep to, over all models."""
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import mean
 
 from tests.benchmarks.cpus.files import FULL, PLAIN, RUNTIME_SAFE, SAFE, SEVEN, File
-from tests.benchmarks.cpus.judged import mcnemar
+from tests.benchmarks.cpus.judged import Estimate, mcnemar
 from tests.benchmarks.cpus.measuring import Result
 from tests.benchmarks.cpus.table import Rows
 
@@ -40,29 +41,35 @@ def _twin(models: Models, file: File) -> None:
 
 def _above_seven(models: Models, file: File) -> None:
     found = _differences(models, file, SEVEN)
-    wrong = [f"{name} {value:+.2f} dB" for name, value in found.items() if value <= 0]
+    wrong = [_signed(name, by) for name, by in found.items() if by.value <= 0]
     _say(f"{file.title}: more dB than 7 bits on every model", not wrong, wrong)
 
 
 def _full_range(models: Models) -> None:
     found = _differences(models, SAFE, FULL)
-    average, worst = mean(found.values()), min(found.values())
+    values = [by.value for by in found.values()]
+    average, worst = mean(values), min(values)
+    error = math.hypot(*(by.error for by in found.values())) / len(found)
     sentence = (
-        f"{SAFE.title} less full range in exact arithmetic: mean {average:+.2f} dB (target "
-        f"{MEAN_DB}), worst {worst:+.2f} ({WORST_DB})"
+        f"{SAFE.title} less full range in exact arithmetic: mean {average:+.2f} ± {error:.2f} dB "
+        f"(target {MEAN_DB}), worst {worst:+.2f} ({WORST_DB})"
     )
     _say(
         sentence,
         average >= MEAN_DB and worst >= WORST_DB,
-        [f"{name} {value:+.2f}" for name, value in found.items()],
+        [_signed(name, by) for name, by in found.items()],
     )
 
 
-def _differences(models: Models, one: File, other: File) -> dict[str, float]:
+def _differences(models: Models, one: File, other: File) -> dict[str, Estimate]:
+    """Return by how many dB one file is better than the other on each model."""
     return {
-        name: rows[one].exact.sqnr_over(rows[other].exact).value
-        for name, (_, rows) in models.items()
+        name: rows[one].exact.sqnr_over(rows[other].exact) for name, (_, rows) in models.items()
     }
+
+
+def _signed(name: str, by: Estimate) -> str:
+    return f"{name} {by.value:+.2f} ± {by.error:.2f} dB"
 
 
 def _agreement(models: Models) -> None:
