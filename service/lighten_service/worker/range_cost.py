@@ -16,6 +16,7 @@ from google.protobuf.json_format import MessageToDict
 
 from lighten import v1 as pb
 from lighten_service.jobs.support import technique_of
+from lighten_service.worker.algorithms.fidelity import sqnr_db
 from lighten_service.worker.context import StepContext
 from lighten_service.worker.data import Samples
 from lighten_service.worker.evaluation import Reference, evaluate
@@ -146,8 +147,8 @@ class _Judge:
             Head(self.samples, limit),
             reference=self._reference,
             on_batch=lambda _: self.context.check(),
-        ).value(pb.METRIC_SQNR)
-        return found if found is not None else 0.0
+        )
+        return sqnr_db(found)
 
     def close(self) -> None:
         self._reference.close()
@@ -166,14 +167,12 @@ def _advise(
     ordered = [*sorted(tried, key=lambda name: -alone[name]), *mixtures.tensors[_TRIED:]]
     lost = report.full_range_sqnr_db - report.every_cpu_sqnr_db
     for count in _doubling(len(ordered)):
-        chosen = ordered[:count]
-        report.uint8_sqnr_db = judge.sqnr_db(mixtures.write(chosen))
+        mixed = mixtures.write(ordered[:count])
+        report.uint8_sqnr_db = judge.sqnr_db(mixed)
         if report.uint8_sqnr_db >= report.every_cpu_sqnr_db + _ENOUGH * lost:
             break
-    report.uint8_layers.extend(mixtures.layers[name] for name in chosen)
-    report.uint8_latency_ratio = _latency_ratio(
-        context, deployed, mixtures.write(chosen), judge.samples
-    )
+    report.uint8_layers.extend(mixtures.layers[name] for name in ordered[:count])
+    report.uint8_latency_ratio = _latency_ratio(context, deployed, mixed, judge.samples)
     context.warn("WEIGHT_RANGE_COSTS", _sentence(report))
 
 

@@ -8,7 +8,7 @@ from lighten_service.worker.graphs.walk import producers
 
 # Operators that do nearly all of the work: both operands on a grid, or the product is no integer
 # product.
-_HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 # Their output has the grid of their first input.
 GRID_PRESERVING = frozenset(
     {
@@ -42,7 +42,7 @@ def quantizable_tensors(model: onnx.ModelProto) -> tuple[str, ...]:
     found = {
         origin(name, producer): None
         for node in model.graph.node
-        if node.op_type in _HEAVY
+        if node.op_type in HEAVY
         for name in node.input[:2]
     }
     return tuple(found)
@@ -62,7 +62,7 @@ def tensors_without_grid(model: onnx.ModelProto, quantized: Set[str]) -> tuple[s
     missing = {
         path[-1]: None
         for node in model.graph.node
-        if node.op_type in _HEAVY
+        if node.op_type in HEAVY
         for name in node.input[:2]
         if not quantized & set(path := moved_from(name, producer, _MOVED))
         and path[-1] not in integers

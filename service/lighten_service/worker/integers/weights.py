@@ -8,14 +8,13 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from lighten_service.worker.graphs.coverage import HEAVY
 from lighten_service.worker.graphs.qdq import quantized_tensor
 from lighten_service.worker.graphs.walk import attribute
 from lighten_service.worker.integers.pairs import Order, moved_shape, operand_order, through
 from lighten_service.worker.integers.products import IntegerProduct, Slots, integer_product
 from lighten_service.worker.integers.scopes import Scope, scopes
 
-# Operators that multiply: their first two inputs.
-_PRODUCTS: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _BITS: Final = {"int4": 4, "uint4": 4, "int8": 8, "uint8": 8}
 _DEQUANTIZE: Final = Slots(0, 2)
 
@@ -101,7 +100,7 @@ def _uses(tensor: str, shape: tuple[int, ...], scope: Scope) -> Iterator[Use]:
     # A node stands there once for each use.
     readers = {id(node): node for node in scope.readers.get(tensor, ())}
     for node in readers.values():
-        if node.op_type in _PRODUCTS:
+        if node.op_type in HEAVY:
             for position, name in enumerate(node.input[:2]):
                 if name == tensor:
                     yield Use(node, position, operand_order(node, position, shape))
