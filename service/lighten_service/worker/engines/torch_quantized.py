@@ -83,11 +83,10 @@ class TorchQuantizedModel(QuantizedModel):
         Args:
             names: of weight quantizers; all by default.
         """
-        for place in self._bounded_places(names):
+        for place, bound in self._bounded(names):
             found = place.quantizer
-            grid = self._grid(place)
-            if isinstance(found, AffineQuantizerBase) and grid is not None:
-                scale = bounded_scale(place.parameter, grid.scale, grid.orders)
+            if isinstance(found, AffineQuantizerBase):
+                scale = bounded_scale(place.parameter, bound.scale, bound.orders)
                 self._replace(found, with_scale(found, scale))
         self._keep_bounded(names)
         self._around.changed()
@@ -158,7 +157,7 @@ class TorchQuantizedModel(QuantizedModel):
     def full_range(self) -> Iterator[None]:
         before = self.snapshot()
         try:
-            for place in self._bounded_places(None):
+            for place, _ in self._bounded():
                 if place.quantizer is not None:
                     full = with_range_of(with_bits(place.quantizer, 8), place.parameter)
                     self._replace(place.quantizer, full)
@@ -279,34 +278,31 @@ class TorchQuantizedModel(QuantizedModel):
         )
 
     def _grid(self, place: Place) -> WeightGrid | None:
+        """Return the grid of a weight. Integers of symmetric 8-bit ones must suit every CPU, where
+        the plan wants that: they have bounds."""
         found = grid(place.quantizer)
-        if found is None or not self._is_bounded(place):
+        if (
+            found is None
+            or self._around.quantization.weight_range != pb.WEIGHT_RANGE_EVERY_CPU
+            or not self.unsigned.isdisjoint(place.names)
+            or (found.symmetric, found.low, found.high) != (True, -128, 127)
+        ):
             return found
         return replace(found, low=-found.high, orders=weight_orders(place.module))
 
-    def _is_bounded(self, place: Place) -> bool:
-        """Say whether a weight's integers must suit every CPU: those of symmetric 8-bit grids."""
-        found = grid(place.quantizer) if place.is_weight else None
-        return (
-            self._around.quantization.weight_range == pb.WEIGHT_RANGE_EVERY_CPU
-            and self.unsigned.isdisjoint(place.names)
-            and found is not None
-            and found.symmetric
-            and (found.low, found.high) == (-128, 127)
-        )
-
-    def _bounded_places(self, names: Collection[str] | None) -> list[Place]:
-        wanted = [place for place in self._places if names is None or place.name in names]
-        return [place for place in wanted if self._is_bounded(place)]
+    def _bounded(self, names: Collection[str] | None = None) -> Iterator[tuple[Place, WeightGrid]]:
+        """Yield the weights, of these quantizers or of all, whose integers must suit every CPU."""
+        for place in self._places:
+            if place.is_weight and (names is None or place.name in names):
+                found = self._grid(place)
+                if found is not None and found.low == -found.high:
+                    yield place, found
 
     def _keep_bounded(self, names: Collection[str] | None = None) -> None:
         """Move what of weights breaks the plan's range on their grids."""
-        for place in self._bounded_places(names):
-            found = self._grid(place)
-            if found is None:
-                continue
+        for place, bound in self._bounded(names):
             weight = place.parameter
-            kept = kept_bounded(weight.detach(), found.scale, found.orders)
+            kept = kept_bounded(weight.detach(), bound.scale, bound.orders)
             if kept.data_ptr() != weight.data_ptr():
                 setattr(place.module, str(place.key), _parameter(kept, weight))
 
